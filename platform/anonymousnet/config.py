@@ -1,0 +1,208 @@
+"""The one configuration tree: every setting, its range and its meaning, read from one YAML file.
+
+    config = Config.load("anonymousnet.yaml", overrides=["synthesize.strength=0.8"])
+
+Unknown keys are errors. Each section belongs to the component of the same name. Docstrings below a field are its
+description; `anonymousnet config` prints them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.errors import ConfigError
+
+STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
+"""Strength -> how many cells per side of the pixelated source region the generator sees (0 = none, None = the
+whole face)."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values cannot be changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class AlignConfig(Section):
+    """Photo to aligned faces."""
+
+    detector_threshold: float = Field(0.35, gt=0, lt=1)
+    """Score above which the detector's answer counts as a face. Low on purpose: a face missed is a face unprotected."""
+    detector_side: int = Field(1024, ge=64, le=8192)
+    """Photos are shrunk so that their longer side is at most this many pixels before detection."""
+    max_pixels: int = Field(64_000_000, ge=1)
+    """Photos that decode to more pixels than this are refused."""
+
+
+class PredictConfig(Section):
+    """Stage I: the attribute classifier."""
+
+    weights: str = "attributes"
+    """Name of shipped weights, or a path to a folder holding model.safetensors and config.json."""
+
+
+class ObfuscateConfig(Section):
+    """Stage II: what may be said about the face."""
+
+    epsilon: float | None = Field(10.0, gt=0)
+    """Total epsilon one image may spend on its 40 attributes; null: `gamma` decides."""
+    gamma: float | None = Field(None, ge=0, le=1)
+    """Probability of keeping a group's true values; set it only when epsilon is null."""
+    t: float | None = Field(None, gt=0, le=1)
+    """If set, gamma is lowered until the expected distance of every released marginal from the population is at most t."""
+    keep: tuple[str, ...] = ()
+    """Attributes released exactly as predicted. They are then unprotected, and every report says so."""
+    protect: tuple[str, ...] = ()
+    """If given, only these spend epsilon; all others (but `keep`) are drawn from the population alone."""
+    population: Path | None = None
+    """A population file written by `anonymousnet population`; null: CelebA's, which is shipped."""
+
+    @field_validator("keep", "protect")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(names) - set(ATTRIBUTES))
+        if unknown:
+            raise ValueError(f"unknown attributes {', '.join(unknown)}; the 40 names are CelebA's, e.g. {ATTRIBUTES[0]}")
+        return names
+
+    @model_validator(mode="after")
+    def _one_knob(self) -> Self:
+        if (self.epsilon is None) == (self.gamma is None):
+            raise ValueError("set exactly one of epsilon and gamma (the other to null)")
+        if set(self.keep) & set(self.protect):
+            raise ValueError("an attribute cannot be both kept and protected")
+        return self
+
+
+class SynthesizeConfig(Section):
+    """Stage III: the generator that never sees the face."""
+
+    weights: str = "generator"
+    """Name of shipped weights, or a path; used at every strength above 0."""
+    translation_weights: str = "translator"
+    """Weights of the paper's whole-face translation, used at strength 0 only."""
+    strength: float = 1.0
+    """How little of the source region the generator sees: 1 nothing, 0.8 one mean colour, 0.6, 0.4, 0.2 ever finer
+    pixelation, 0 the whole face (the paper's translation). Only 1 carries the pixel guarantee."""
+
+    @field_validator("strength")
+    @classmethod
+    def _level(cls, value: float) -> float:
+        if value not in STRENGTHS:
+            raise ValueError(f"strength is one of {', '.join(map(str, STRENGTHS))}, got {value}")
+        return value
+
+
+class PerturbConfig(Section):
+    """Stage IV: the universal adversarial perturbation."""
+
+    weights: str = "universal"
+    """Name of a shipped perturbation, or a path."""
+    epsilon: float = Field(10 / 255, ge=0, le=0.25)
+    """Largest change of any channel of any pixel, as a share of the full range 0 to 1; 0 switches Stage IV off."""
+
+
+class ReleaseConfig(Section):
+    """What leaves the house, and under which name."""
+
+    name: str = Field("default", min_length=1, max_length=200)
+    """The unit of the ledger: one run over one data set. Same photo, key and name: same bytes."""
+    key_file: Path = Path("~/.anonymousnet/key")
+    """32 secret bytes that all randomness is derived from; made on first use, mode 0600."""
+    format: Literal["same", "jpeg", "png"] = "same"
+    """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
+    quality: int = Field(95, ge=1, le=100)
+    """JPEG and WebP quality."""
+
+
+class TrainConfig(Section):
+    """What every training task shares."""
+
+    steps: int = Field(2000, ge=1)
+    """Optimizer steps of the whole run."""
+    batch: int = Field(64, ge=1)
+    """Faces per step."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    ema: float = Field(0.998, ge=0, lt=1)
+    """Decay of the exponential moving average of the weights; 0 switches it off."""
+    checkpoint_every: int = Field(250, ge=1)
+    """Steps between checkpoints."""
+    validate_every: int = Field(500, ge=1)
+    """Steps between validations and sample grids."""
+
+
+class Config(Section):
+    """The whole tree."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of training and of synthetic data. De-identification never uses it: its randomness comes from the key."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto takes the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the networks; auto takes bf16 where the hardware has it. The two do not give the same bytes."""
+    batch: int = Field(16, ge=1)
+    """Faces per pass through the stages."""
+    align: AlignConfig = AlignConfig()
+    predict: PredictConfig = PredictConfig()
+    obfuscate: ObfuscateConfig = ObfuscateConfig()
+    synthesize: SynthesizeConfig = SynthesizeConfig()
+    perturb: PerturbConfig = PerturbConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    train: TrainConfig = TrainConfig()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:
+        """Read one YAML file (or none: the defaults) and apply `section.key=value` overrides, then validate once.
+
+        Raises ConfigError naming the key, what was found, and what is allowed.
+        """
+        tree: Any = {}
+        if path is not None:
+            try:
+                tree = yaml.safe_load(Path(path).read_text()) or {}
+            except OSError as error:
+                raise ConfigError(f"cannot read config {path}: {error.strerror}; check the path") from error
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ConfigError(f"config {path} is not YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"config {path}: expected sections such as 'synthesize:', got {type(tree).__name__}")
+        for item in overrides:
+            _override(tree, item)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from error
+
+
+def _override(tree: dict[str, Any], item: str) -> None:
+    """Set `a.b=value` in `tree`; the value is read as YAML, so numbers, null and lists work."""
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set expects section.key=value, got '{item}'; e.g. --set synthesize.strength=0.8")
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {item}: '{section}' is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {item}: '{text}' is not a YAML value") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per problem, in a user's words."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "config"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting '{where}'; `anonymousnet config` lists all of them")
+        else:
+            lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
+    return "; ".join(lines)

@@ -1,0 +1,102 @@
+"""Every exception AnonymousNet raises, on one page.
+
+    AnonymousNetError
+    ├── ConfigError                 a setting is unknown, contradictory or out of range
+    ├── DataError
+    │   ├── AttributeTableError     list_attr_celeba.txt and its sisters do not read as they should
+    │   ├── ImageError              a photo cannot be used; it is quarantined, the job goes on
+    │   │   ├── EmptyImage              zero bytes
+    │   │   ├── UnreadableImage         not a picture, or a format without a decoder here
+    │   │   ├── TruncatedImage          the file stops before its picture does
+    │   │   └── ImageTooLarge           more pixels than the limit (decompression bombs)
+    │   └── StorageError            a folder, bucket or disk refuses to be read or written
+    ├── FaceError                   raised for one photo; it is quarantined, the job goes on
+    │   ├── NoFaceFound                 the detector saw no face, so nothing could be protected
+    │   └── ProtectionFailed            a face was seen but could not be replaced: fail closed
+    ├── StageError                  a stage was handed, or returned, a batch of the wrong shape or range
+    ├── WeightsError                weights are missing, altered, or of another architecture
+    ├── CheckpointError             a training checkpoint is missing, damaged or of another run
+    └── PrivacyError
+        ├── BudgetExceeded          the release would spend more epsilon than its subject has left
+        └── LedgerError             the ledger is locked, truncated or from a newer version
+
+A message says what was expected, what was found, and what to do about it. `DataError`, `ConfigError`,
+`WeightsError`, `CheckpointError` and `PrivacyError` end the command line with exit status 2 (the user can
+mend them); `ImageError` and `FaceError` never end a job.
+"""
+
+
+class AnonymousNetError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ConfigError(AnonymousNetError):
+    """A setting is unknown, contradictory or out of range."""
+
+
+class DataError(AnonymousNetError):
+    """Input data cannot be used."""
+
+
+class AttributeTableError(DataError):
+    """A CelebA list file does not read as it should."""
+
+
+class ImageError(DataError):
+    """One photo cannot be used."""
+
+
+class EmptyImage(ImageError):
+    """The file has zero bytes."""
+
+
+class UnreadableImage(ImageError):
+    """The file is not a picture, or no decoder for its format is installed."""
+
+
+class TruncatedImage(ImageError):
+    """The file stops before its picture does."""
+
+
+class ImageTooLarge(ImageError):
+    """The picture would decode to more pixels than allowed."""
+
+
+class StorageError(DataError):
+    """A folder, bucket or disk refuses to be read or written."""
+
+
+class FaceError(AnonymousNetError):
+    """A face in one photo cannot be handled; the photo is quarantined."""
+
+
+class NoFaceFound(FaceError):
+    """The detector saw no face."""
+
+
+class ProtectionFailed(FaceError):
+    """A face was seen but could not be replaced."""
+
+
+class StageError(AnonymousNetError):
+    """A stage was handed, or returned, a batch of the wrong shape or range."""
+
+
+class WeightsError(AnonymousNetError):
+    """Network weights are missing, altered, or of another architecture."""
+
+
+class CheckpointError(AnonymousNetError):
+    """A training checkpoint is missing, damaged or belongs to another run."""
+
+
+class PrivacyError(AnonymousNetError):
+    """A privacy rule would be broken."""
+
+
+class BudgetExceeded(PrivacyError):
+    """The release would spend more epsilon than its subject has left."""
+
+
+class LedgerError(PrivacyError):
+    """The ledger cannot be used as it stands."""
