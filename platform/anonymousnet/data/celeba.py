@@ -1,0 +1,164 @@
+"""CelebA in its official layout, whole or in part.
+
+    FOLDER/img_align_celeba/000001.jpg ...      178x218 aligned faces
+    FOLDER/list_attr_celeba.txt                 count, 40 names, then a row of 40 numbers (1 or -1) per image
+    FOLDER/list_eval_partition.txt              0 train, 1 validation, 2 test
+    FOLDER/identity_CelebA.txt                  image name and identity number
+
+Lists may speak of more images than are there: rows whose file is missing are left out. CRLF line ends are fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.errors import AttributeTableError, StorageError
+
+Partition = Literal["train", "validation", "test", "all"]
+PARTITIONS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
+CROP = 178
+"""Side of the centre crop of a 178x218 aligned image, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class CelebA:
+    """Labels of the N images that are there. `faces` decodes them."""
+
+    folder: Path
+    names: tuple[str, ...]
+    attributes: NDArray[np.bool_]
+    """(N, 40)"""
+    partitions: NDArray[np.int8]
+    """(N,) 0 train, 1 validation, 2 test"""
+    identities: NDArray[np.int64]
+    """(N,) identity numbers; -1 where there is no identity list"""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> CelebA:
+        """Read the lists and keep the rows whose image exists.
+
+        Raises StorageError if the folder or a list is missing, AttributeTableError if a list does not read.
+        """
+        folder = Path(folder)
+        if not (folder / "img_align_celeba").is_dir():
+            raise StorageError(f"expected {folder}/img_align_celeba with CelebA's aligned images; unpack CelebA there")
+        there = {path.name for path in (folder / "img_align_celeba").iterdir()}
+        names, table = read_attributes(folder / "list_attr_celeba.txt")
+        rows = [i for i, name in enumerate(names) if name in there]
+        partitions = _read_pairs(folder / "list_eval_partition.txt")
+        identity_file = folder / "identity_CelebA.txt"
+        identities = _read_pairs(identity_file) if identity_file.exists() else {}
+        kept = [names[i] for i in rows]
+        return cls(
+            folder,
+            tuple(kept),
+            table[rows],
+            np.array([partitions.get(name, 0) for name in kept], np.int8),
+            np.array([identities.get(name, -1) for name in kept], np.int64),
+        )
+
+    def part(self, partition: Partition) -> CelebA:
+        """The images of one official partition."""
+        if partition == "all":
+            return self
+        return self.take(np.flatnonzero(self.partitions == PARTITIONS[partition]))
+
+    def take(self, rows: NDArray[np.int64]) -> CelebA:
+        """The images of the given rows, in that order."""
+        return CelebA(
+            self.folder,
+            tuple(self.names[i] for i in rows),
+            self.attributes[rows],
+            self.partitions[rows],
+            self.identities[rows],
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, row: int) -> Path:
+        """The image file of a row."""
+        return self.folder / "img_align_celeba" / self.names[row]
+
+    def faces(
+        self, face_px: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows
+    ) -> NDArray[np.uint8]:
+        """Decode all images: uint8 (N, 3, face_px, face_px), the centre crop, resized."""
+        out = np.empty((len(self), 3, face_px, face_px), np.uint8)
+
+        def decode(row: int) -> None:
+            out[row] = centre_crop(Image.open(self.path(row)), face_px)
+
+        with ThreadPoolExecutor(2) as pool:
+            for _ in zip(progress(range(len(self))), pool.map(decode, range(len(self))), strict=True):
+                pass
+        return out
+
+
+def centre_crop(image: Image.Image, face_px: int) -> NDArray[np.uint8]:
+    """The aligned image's centre crop at `face_px`: uint8 (3, face_px, face_px)."""
+    left, top = (image.width - CROP) // 2, (image.height - CROP) // 2
+    small = image.convert("RGB").resize(
+        (face_px, face_px), Image.Resampling.BICUBIC, (left, top, left + CROP, top + CROP)
+    )
+    return np.asarray(small).transpose(2, 0, 1)
+
+
+def read_attributes(path: str | Path) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
+    """Read list_attr_celeba.txt: (names, bool (N, 40)).
+
+    Raises AttributeTableError naming the line when the header or a row is not as CelebA's.
+    """
+    lines = _read_lines(Path(path))
+    header = lines[1].split() if len(lines) > 1 else []
+    if len(header) != len(ATTRIBUTES):
+        raise AttributeTableError(
+            f"expected {len(ATTRIBUTES)} attributes, got {len(header)}; check the header (line 2) of {path}"
+        )
+    if tuple(header) != ATTRIBUTES:
+        wrong = next(i for i, pair in enumerate(zip(header, ATTRIBUTES, strict=True)) if pair[0] != pair[1])
+        raise AttributeTableError(
+            f"expected attribute {wrong + 1} to be {ATTRIBUTES[wrong]}, got {header[wrong]}; check line 2 of {path}"
+        )
+    names: list[str] = []
+    rows: list[list[str]] = []
+    for number, line in enumerate(lines[2:], 3):
+        name, *values = line.split()
+        if len(values) != len(ATTRIBUTES) or not {"1", "-1"}.issuperset(values):
+            raise AttributeTableError(
+                f"expected {len(ATTRIBUTES)} values of 1 or -1, got {len(values)} values; check line {number} of {path}"
+            )
+        names.append(name)
+        rows.append(values)
+    table = np.array(rows, dtype="U2").reshape(len(rows), len(ATTRIBUTES)) == "1"
+    return tuple(names), table
+
+
+def _read_pairs(path: Path) -> dict[str, int]:
+    """Read lines of `name number`."""
+    pairs: dict[str, int] = {}
+    for number, line in enumerate(_read_lines(path), 1):
+        name, _, value = line.partition(" ")
+        try:
+            pairs[name] = int(value)
+        except ValueError:
+            raise AttributeTableError(f"expected 'name number', got '{line[:60]}'; check line {number} of {path}") from None
+    return pairs
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}; CelebA's lists belong beside its images") from error
+    except UnicodeDecodeError as error:
+        raise AttributeTableError(f"{path} is not text: {error.reason}; download it again") from error
