@@ -127,12 +127,12 @@ def load_key(path: Path) -> bytes:
     if status.st_mode & (0o037 if status.st_uid == 0 else 0o077):
         raise PrivacyError(
             f"key file {path}: expected mode 0600, got {status.st_mode & 0o777:04o}: others can read it, and "
-            f"with it undo releases; run `chmod 600 {path}`, or make a new key if someone may have read this one"
+            f"with it undo releases; run `chmod 600 {path}`, or make a new key if it may have been read"
         )
     if len(key) != KEY_BYTES:
         found = "more" if len(key) > KEY_BYTES else str(len(key))
         raise PrivacyError(
-            f"key file {path}: expected {KEY_BYTES} bytes, got {found}; restore it from a backup, or remove it "
+            f"key file {path}: expected {KEY_BYTES} bytes, got {found}; restore a backup, or remove it "
             "to start anew (photos released again under a new key then spend epsilon again)"
         )
     return key
