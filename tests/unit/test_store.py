@@ -1,0 +1,111 @@
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from anonymousnet.data.store import private_folder, write_atomic
+from anonymousnet.errors import StorageError
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_name_of_255_characters(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".jpg")
+    write_atomic(path, b"data")
+    assert path.read_bytes() == b"data"
+
+
+def test_mode_follows_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_atomic(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a") == 0o644
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_disk_full_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = tmp_path / "report.json"
+    write_atomic(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(StorageError) as caught:
+        write_atomic(path, b"new")
+    message = str(caught.value)
+    assert str(path) in message
+    assert "No space left" in message
+    assert "3 bytes free" in message
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "a", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"check that .*gone exists"):
+        write_atomic(tmp_path / "gone" / "a", b"")
+
+
+def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
+    path, wanted, stop = tmp_path / "a", {b"a" * 200_000, b"b" * 200_000}, threading.Event()
+    write_atomic(path, min(wanted))
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for data in sorted(wanted) * 15:
+        write_atomic(path, data)
+    stop.set()
+    reader.join()
+    assert seen <= wanted
+
+
+def test_private_folder_is_made_and_tightened(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert private_folder(folder) == folder
+    assert mode(folder) == 0o700
+    folder.chmod(0o755)
+    (folder / "kept").write_text("x")
+    private_folder(folder)
+    assert mode(folder) == 0o700
+    assert (folder / "kept").read_text() == "x"
+
+
+def test_private_folder_expands_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert private_folder(Path("~/keys")) == tmp_path / "keys"
+
+
+def test_private_folder_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="choose a folder"):
+        private_folder(tmp_path / "file")
