@@ -121,20 +121,28 @@ class ReleaseConfig(Section):
 
 
 class TrainConfig(Section):
-    """What every training task shares."""
+    """What every training task shares; null means the task's own default (`anonymousnet train TASK --help`)."""
 
-    steps: int = Field(2000, ge=1)
+    steps: int | None = Field(None, ge=1)
     """Optimizer steps of the whole run."""
-    batch: int = Field(64, ge=1)
+    batch: int | None = Field(None, ge=2)
     """Faces per step."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float | None = Field(None, gt=0)
     """Peak learning rate."""
-    ema: float = Field(0.998, ge=0, lt=1)
+    ema: float | None = Field(None, ge=0, lt=1)
     """Decay of the exponential moving average of the weights; 0 switches it off."""
-    checkpoint_every: int = Field(250, ge=1)
+    px: int | None = Field(None, ge=32, le=512, multiple_of=32)
+    """Side of the faces the network works on, in pixels."""
+    width: int | None = Field(None, ge=4, le=512)
+    """Channels of the network's first layer."""
+    checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints."""
-    validate_every: int = Field(500, ge=1)
+    validate_every: int = Field(1000, ge=1)
     """Steps between validations and sample grids."""
+
+    def over(self, defaults: dict[str, Any]) -> TrainConfig:
+        """These settings, with nulls filled from a task's defaults."""
+        return TrainConfig.model_validate({**defaults, **self.model_dump(exclude_none=True, exclude_unset=True)})
 
 
 class Config(Section):

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CENTRE = (0.503, 0.622)
@@ -48,3 +49,19 @@ def masks(face_px: int) -> tuple[Tensor, Tensor]:
     half_diagonal = 0.5 * 2**0.5 / face_px / min(RADII)
     region = (levels <= 1 + half_diagonal).float()
     return region[None], torch.maximum(feather(levels).float(), region)[None]
+
+
+def pixelated(faces_B3HW: Tensor, cells: int) -> Tensor:
+    """B3HW with the region replaced by the mean colours of a cells x cells grid over its bounding box; 0 cells: zeros.
+
+    What a generator of strength below 1 is shown. Everything outside the region is untouched.
+    """
+    region, _ = masks(faces_B3HW.shape[-1])
+    region = region.to(faces_B3HW)
+    shown = torch.zeros_like(faces_B3HW)
+    if cells:
+        rows, columns = (torch.nonzero(region[0].amax(axis)).flatten() for axis in (1, 0))
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        means = F.adaptive_avg_pool2d(faces_B3HW[:, :, top:bottom, left:right], cells)
+        shown[:, :, top:bottom, left:right] = F.interpolate(means, size=(bottom - top, right - left))
+    return torch.where(region > 0, shown, faces_B3HW)

@@ -1,0 +1,54 @@
+"""Augmentation of faces in batches, on the device. Randomness is torch's global generator, seeded by the loop."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def flip(faces: Tensor, chance: float = 0.5) -> Tensor:
+    """Mirror a random part of the batch left to right."""
+    mirrored = torch.rand(len(faces), device=faces.device) < chance
+    return torch.where(mirrored[:, None, None, None], faces.flip(3), faces)
+
+
+def jitter_matrices(n: int, degrees: float, scale: float, shift: float) -> Tensor:
+    """Random similarity matrices (n, 2, 3) for `affine_grid`: rotation +-degrees, zoom +-scale, shift +-shift of the side."""
+    angle = (torch.rand(n) * 2 - 1) * math.radians(degrees)
+    zoom = 1 + (torch.rand(n) * 2 - 1) * scale
+    move = (torch.rand(n, 2) * 2 - 1) * 2 * shift
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    return torch.stack([torch.stack([cos, -sin, move[:, 0]], 1), torch.stack([sin, cos, move[:, 1]], 1)], 1)
+
+
+def jitter(faces: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
+    """Rotate, zoom and shift every face at random; edges are replicated."""
+    grid = F.affine_grid(jitter_matrices(len(faces), degrees, scale, shift).to(faces), list(faces.shape), False)
+    return F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
+
+
+def recolour(faces: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    """Change light and colour at random; stays in [-1, 1]."""
+
+    def factor(amount: float) -> Tensor:
+        return 1 + (torch.rand(len(faces), 1, 1, 1, device=faces.device) * 2 - 1) * amount
+
+    grey = faces.mean(1, keepdim=True)
+    faces = grey + (faces - grey) * factor(saturation)
+    mean = faces.mean((1, 2, 3), keepdim=True)
+    return (mean * factor(brightness) + (faces - mean) * factor(contrast) + (factor(brightness) - 1)).clamp(-1, 1)
+
+
+def erase(faces: Tensor, chance: float, largest: float = 0.4) -> Tensor:
+    """Grey rectangles over a random part of the batch (Zhong et al., AAAI 2020)."""
+    n, side = len(faces), faces.shape[3]
+    size = (torch.rand(n, 2) * (largest - 0.1) + 0.1) * side
+    corner = torch.rand(n, 2) * (side - size)
+    line = torch.arange(side)
+    inside = (line[None, None] >= corner[:, :, None]) & (line[None, None] < (corner + size)[:, :, None])
+    box = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]
+    box &= (torch.rand(n) < chance)[:, None, None, None]
+    return faces.masked_fill(box.to(faces.device), 0.0)

@@ -1,0 +1,213 @@
+"""Task `generator`: Stage III's generator that never sees the face, and its critic.
+
+Each step paints half of the batch's contexts twice. Painting A has the true attributes and is held near the photo
+(an L1 that fades: a start, not a goal). Painting B has another code, and for half of the faces another person's
+attributes, which is what Stage II releases at small epsilon; nothing holds it near the photo, so that code and
+attributes, not the photo, decide what is painted. The critic judges the composite: context outside, painting inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anonymousnet import weights
+from anonymousnet.align.region import masks, pixelated
+from anonymousnet.config import STRENGTHS, TrainConfig
+from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
+from anonymousnet.nets.discriminator import Discriminator, DiscriminatorConfig, Judgement
+from anonymousnet.nets.generator import Generator, GeneratorConfig
+from anonymousnet.training.augment import flip, jitter
+from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.engine import Engine
+from anonymousnet.training.losses import (
+    attribute_loss, code_loss, critic_loss, generator_loss, r1_penalty, region_l1,
+)  # fmt: skip
+from anonymousnet.training.task import Task
+
+R1_EVERY, R1_GAMMA = 16, 1.0
+L1_START, L1_END, L1_FADE = 4.0, 0.5, 2500
+"""Weight of the per-pixel L1: linear from start to end over so many steps."""
+L1_COARSE = 1.0
+ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT = 3.0, 0.5, 1.0
+DIVERSITY_MARGIN = 0.25
+"""Mean difference (of a range of 2) that two codes' paintings should reach after 8x8 averaging."""
+FULLY_BLANKED = 0.75
+"""Share of faces shown at strength 1; the others are pixelated at a level drawn at random."""
+
+INSIDE_40 = torch.tensor([0.0 if name in OUTSIDE_FACE else 1.0 for name in ATTRIBUTES])
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that the generator is given for B faces."""
+
+    context: Tensor
+    region: Tensor
+    strength: Tensor
+    attributes: Tensor
+    code: Tensor
+    noise: Tensor
+
+    def twice(self, attributes: Tensor, code: Tensor, noise: Tensor) -> Inputs:
+        """These contexts again, below, with other attributes, code and noise."""
+        return Inputs(
+            torch.cat([self.context, self.context]), torch.cat([self.region, self.region]),
+            torch.cat([self.strength, self.strength]), torch.cat([self.attributes, attributes]),
+            torch.cat([self.code, code]), torch.cat([self.noise, noise]),
+        )  # fmt: skip
+
+
+class GeneratorTask(Task):
+    """Generator and critic, trained in turn on the same faces."""
+
+    name: ClassVar[str] = "generator"
+    weights: ClassVar[str] = "generator"
+    max_zero_stage: ClassVar[int] = 2  # ZeRO 3 cannot differentiate twice through convolutions (R1)
+    defaults: ClassVar[dict[str, Any]] = {
+        "steps": 8000, "batch": 16, "lr": 4e-4, "ema": 0.998, "px": 128, "width": 48,
+    }  # fmt: skip
+
+    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
+        super().__init__(config, table)
+        self.shape = GeneratorConfig(px=config.px or 128, width=config.width or 48)
+        self.critic_shape = DiscriminatorConfig(px=self.shape.px, code=self.shape.code)
+        self.region, self.weight = masks(self.shape.px)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": Generator(self.shape), "critic": Discriminator(self.critic_shape)}
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=self.config.lr or 4e-4, betas=(0.0, 0.99))
+
+    def lr(self, step: int) -> float:
+        """Constant, then down to a tenth over the last fifth of the run."""
+        left = 1 - step / (self.config.steps or 1)
+        return (self.config.lr or 4e-4) * min(1.0, 0.1 + 0.9 * left / 0.2)
+
+    def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
+        generator, critic = engines["generator"], engines["critic"]
+        real = jitter(flip(batch.faces_B3HW), degrees=3, scale=0.04, shift=0.015)
+        real = real.contiguous(memory_format=torch.channels_last)
+        half = len(real) // 2
+        inputs = self._inputs(real[:half], batch.attributes_B40, half)
+        painted = generator.module(*_fields(inputs))
+        target = torch.cat([real[:half], real[:half]])
+        composite = self._composite(painted, target)
+        parts = self._critic_step(critic, real, batch.attributes_B40, composite.detach(), inputs.code, step)
+        loss, generator_parts = self._generator_loss(critic.module, painted, composite, target, inputs, half, step)
+        generator.step(loss)
+        return parts | generator_parts
+
+    def _inputs(self, faces: Tensor, attributes: Tensor, half: int) -> Inputs:
+        """Contexts of `half` faces, each twice: with true attributes, and as Stage II might release them."""
+        a = self.inputs(faces, attributes[:half], self._random_strengths(half, faces))
+        others = attributes[half : 2 * half]
+        swapped = torch.where(torch.rand(half, 1, device=faces.device) < 0.5, others, attributes[:half])
+        return a.twice(swapped, torch.randn_like(a.code), torch.randn_like(a.noise))
+
+    def _random_strengths(self, n: int, like: Tensor) -> Tensor:
+        levels = torch.tensor([s for s in STRENGTHS if 0 < s < 1], device=like.device)
+        drawn = levels[torch.randint(len(levels), (n,), device=like.device)]
+        return torch.where(torch.rand(n, device=like.device) < FULLY_BLANKED, torch.ones_like(drawn), drawn)
+
+    def inputs(self, faces: Tensor, attributes: Tensor, strength: Tensor) -> Inputs:
+        """Blank (or pixelate) the region of faces and draw a code and noise for each."""
+        context = pixelated(faces, 0)
+        for value, cells in STRENGTHS.items():
+            if cells and bool((strength == value).any()):
+                context = torch.where((strength == value)[:, None, None, None], pixelated(faces, cells), context)
+        n, px = len(faces), faces.shape[-1]
+        region = self.region.to(faces).expand(n, -1, -1, -1)
+        code = torch.randn(n, self.shape.code, device=faces.device)
+        noise = torch.randn(n, 1, px, px, device=faces.device)
+        return Inputs(context, region, strength, attributes, code, noise)
+
+    def _composite(self, painted: Tensor, faces: Tensor) -> Tensor:
+        weight = self.weight.to(painted)
+        return (painted * weight + faces * (1 - weight)).contiguous(memory_format=torch.channels_last)
+
+    def _critic_step(
+        self, critic: Engine, real: Tensor, attributes: Tensor, fake: Tensor, code: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        on_real: Judgement = critic.module(real)
+        on_fake: Judgement = critic.module(fake)
+        adversarial, parts = critic_loss(on_real.realness_B, on_fake.realness_B)
+        by_attribute, attribute_parts = attribute_loss(on_real.attributes_B40, attributes)
+        by_code, _ = code_loss(on_fake.code_BC, code)
+        loss = adversarial + by_attribute + CODE_WEIGHT * by_code
+        if step % R1_EVERY == 0:
+            watched = real.detach().requires_grad_(True)
+            penalty = r1_penalty(critic.module(watched).realness_B, watched)
+            loss = loss + R1_GAMMA / 2 * R1_EVERY * penalty
+            parts["r1"] = penalty.detach()
+        critic.step(loss)
+        return parts | {"d_accuracy": attribute_parts["accuracy"]}
+
+    def _generator_loss(
+        self, critic: nn.Module, painted: Tensor, composite: Tensor, target: Tensor, inputs: Inputs, half: int, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # A critic that gathers gradients here would be silently wrong under DeepSpeed, and slow everywhere.
+        critic.requires_grad_(False)
+        judged: Judgement = critic(composite)
+        critic.requires_grad_(True)
+        adversarial, parts = generator_loss(judged.realness_B)
+        by_attribute, attribute_parts = attribute_loss(
+            judged.attributes_B40, inputs.attributes, INSIDE_40.to(painted.device)
+        )
+        by_code, code_parts = code_loss(judged.code_BC, inputs.code)
+        weight = self.weight.to(painted)
+        fine, coarse = region_l1(painted[:half], target[:half], weight, 8)
+        _, apart = region_l1(painted[:half], painted[half:], weight, 8)
+        fade = L1_END + (L1_START - L1_END) * max(0.0, 1 - step / L1_FADE)
+        loss = (
+            adversarial + ATTRIBUTE_WEIGHT * by_attribute + CODE_WEIGHT * by_code + fade * fine
+            + L1_COARSE * fade / L1_START * coarse + DIVERSITY_WEIGHT * F.relu(DIVERSITY_MARGIN - apart)
+        )  # fmt: skip
+        parts |= code_parts | {
+            "g_attributes": by_attribute.detach(), "g_accuracy": attribute_parts["accuracy"],
+            "l1": fine.detach(), "apart": apart.detach(),
+        }  # fmt: skip
+        return loss, parts
+
+    def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
+        """The critic's opinion of held-out real faces: far below that of training faces, it has learned them by heart."""
+        device = next(networks["critic"].parameters()).device
+        rows = torch.arange(min(256, len(held_out))).numpy()
+        batch = held_out.batch(rows, device)
+        inputs = self.inputs(batch.faces_B3HW, batch.attributes_B40, torch.ones(len(rows), device=device))
+        composite = self._composite(networks["generator"](*_fields(inputs)), batch.faces_B3HW)
+        real, fake = networks["critic"](batch.faces_B3HW), networks["critic"](composite)
+        inside = INSIDE_40.bool().to(device)
+        same = ((fake.attributes_B40 > 0) == (batch.attributes_B40 > 0.5))[:, inside]
+        return {
+            "d_real_held_out": float(real.realness_B.mean()), "d_fake_held_out": float(fake.realness_B.mean()),
+            "critic_reads_back": float(same.float().mean()),
+        }  # fmt: skip
+
+    def samples(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> Tensor | None:
+        """Columns of faces; rows: photo, context, three codes, another person's attributes, strengths 0.6 and 0.2."""
+        device = next(networks["generator"].parameters()).device
+        batch = held_out.batch(torch.arange(0, len(held_out), max(1, len(held_out) // 12))[:12].numpy(), device)
+        faces, ones = batch.faces_B3HW, torch.ones(len(batch), device=device)
+        rows = [faces, pixelated(faces, 0)]
+        for attributes, strength in [
+            *[(batch.attributes_B40, 1.0)] * 3, (batch.attributes_B40.roll(1, 0), 1.0),
+            (batch.attributes_B40, 0.6), (batch.attributes_B40, 0.2),
+        ]:  # fmt: skip
+            inputs = self.inputs(faces, attributes, ones * strength)
+            rows.append(self._composite(networks["generator"](*_fields(inputs)), faces))
+        return torch.cat([torch.cat(list(row), 2) for row in rows], 1)
+
+    def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
+        weights.write(folder, "generator", self.shape.model_dump(), networks["generator"].state_dict(), notes)
+
+
+def _fields(inputs: Inputs) -> tuple[Tensor, ...]:
+    return (inputs.context, inputs.region, inputs.strength, inputs.attributes, inputs.code, inputs.noise)

@@ -1,0 +1,68 @@
+"""Losses as pure functions that return (loss, parts); parts are detached scalars for the log."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Parts = dict[str, Tensor]
+
+
+def attribute_loss(logits_B40: Tensor, truth_B40: Tensor, weights_40: Tensor | None = None) -> tuple[Tensor, Parts]:
+    """Binary cross-entropy, mean over faces and attributes; `weights_40` weighs attributes."""
+    loss = F.binary_cross_entropy_with_logits(logits_B40, truth_B40, weights_40)
+    accuracy = ((logits_B40 > 0) == (truth_B40 > 0.5)).float().mean()
+    return loss, {"attributes": loss.detach(), "accuracy": accuracy}
+
+
+def arcface_loss(
+    embeddings_BD: Tensor, centres_ND: Tensor, identities_B: Tensor, margin: float, scale: float
+) -> tuple[Tensor, Parts]:
+    """Additive angular margin softmax (Deng et al., CVPR 2019, eq. 3). Inputs need not be unit length."""
+    cosines = F.normalize(embeddings_BD.float()) @ F.normalize(centres_ND.float()).T
+    own = F.one_hot(identities_B, len(centres_ND)).bool()
+    angles = torch.acos(cosines[own].clamp(-1 + 1e-6, 1 - 1e-6))
+    # Past pi the cosine would rise again and reward the wrong direction.
+    logits = cosines.masked_scatter(own, torch.cos((angles + margin).clamp(max=torch.pi)).to(cosines.dtype)) * scale
+    loss = F.cross_entropy(logits, identities_B)
+    right = (cosines.argmax(1) == identities_B).float().mean()
+    return loss, {"arcface": loss.detach(), "train_rank1": right}
+
+
+def critic_loss(real_B: Tensor, fake_B: Tensor) -> tuple[Tensor, Parts]:
+    """Non-saturating GAN loss of the critic (Goodfellow et al., 2014; the paper's eq. 1 from D's side)."""
+    loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
+    return loss, {"d_real": real_B.detach().mean(), "d_fake": fake_B.detach().mean()}
+
+
+def generator_loss(fake_B: Tensor) -> tuple[Tensor, Parts]:
+    """Non-saturating GAN loss of the generator."""
+    loss = F.softplus(-fake_B).mean()
+    return loss, {"g_adversarial": loss.detach()}
+
+
+def r1_penalty(real_scores_B: Tensor, real_B3HW: Tensor) -> Tensor:
+    """Mean squared gradient norm of the critic at real faces (Mescheder et al., ICML 2018, eq. 9, without gamma / 2)."""
+    (gradient,) = torch.autograd.grad(real_scores_B.sum(), real_B3HW, create_graph=True)
+    return gradient.float().square().sum((1, 2, 3)).mean()
+
+
+def gradient_penalty(scores_B: Tensor, mixed_B3HW: Tensor) -> Tensor:
+    """WGAN-GP: squared distance of the gradient norm from 1 (Gulrajani et al., NeurIPS 2017)."""
+    (gradient,) = torch.autograd.grad(scores_B.sum(), mixed_B3HW, create_graph=True)
+    return (gradient.float().flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def region_l1(painted: Tensor, target: Tensor, weight_1HW: Tensor, pool: int) -> tuple[Tensor, Tensor]:
+    """(fine, coarse): mean absolute difference inside the weighted region, per pixel and after `pool`x`pool` averaging."""
+    difference = (painted - target) * weight_1HW
+    share = weight_1HW.mean()
+    return difference.abs().mean() / share, F.avg_pool2d(difference, pool).abs().mean() / share
+
+
+def code_loss(read_BC: Tensor, code_BC: Tensor) -> tuple[Tensor, Parts]:
+    """1 - cosine between the code a critic reads off a painted face and the code it was painted with
+    (InfoGAN: Chen et al., NeurIPS 2016, in a scale-free form)."""
+    cosine = F.cosine_similarity(read_BC, code_BC).mean()
+    return 1 - cosine, {"code_cosine": cosine.detach()}

@@ -1,0 +1,66 @@
+"""Task: what one network's training is made of. `loop.train` drives it, on one machine or, through another engine, on many."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from anonymousnet.config import TrainConfig
+from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.engine import Engine
+
+
+class Task(ABC):
+    """One training task: its networks, its step, its validation."""
+
+    name: ClassVar[str]
+    """What the command line calls it."""
+    weights: ClassVar[str]
+    """Name of the weights it produces."""
+    defaults: ClassVar[dict[str, Any]]
+    """Its own defaults for TrainConfig."""
+    max_zero_stage: ClassVar[int] = 3
+    """Highest DeepSpeed ZeRO stage it can be trained with."""
+
+    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
+        self.config = config
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks to train, by name; called once, after the seed was set."""
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Adam with decoupled weight decay on matrices alone."""
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        plain = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.config.lr or 1e-3)
+
+    def lr(self, step: int) -> float:
+        """Learning rate at a step: a short ramp, then half a cosine down to 1 % (Loshchilov & Hutter, ICLR 2017)."""
+        steps, peak = self.config.steps or 1, self.config.lr or 1e-3
+        ramp = min(1.0, (step + 1) / max(1, min(200, steps // 10)))
+        return peak * ramp * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+    @abstractmethod
+    def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
+        """One update of every network. Returns losses and other scalars (detached). Randomness: torch's global
+        generator, which the loop seeds from (seed, step)."""
+
+    def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
+        """Scores of the averaged networks on held-out faces."""
+        return {}
+
+    def samples(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> Tensor | None:
+        """A picture (3HW in [-1, 1]) of what the averaged networks do, or None."""
+        return None
+
+    @abstractmethod
+    def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
+        """Write the shippable weights of the averaged networks into `folder`."""
