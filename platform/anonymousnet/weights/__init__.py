@@ -118,3 +118,10 @@ def build(weights: Weights, network: str) -> nn.Module:
     except (ValidationError, RuntimeError) as error:
         raise WeightsError(f"weights {weights.name} do not fit a {network}: {str(error).splitlines()[0]}") from error
     return net.eval().requires_grad_(False)
+
+
+def tensor(weights: Weights, name: str) -> Tensor:
+    """One float32 tensor of verified weights that are no network, such as the universal perturbation."""
+    if name not in weights.tensors:
+        raise WeightsError(f"weights {weights.name}: expected a tensor '{name}', got {sorted(weights.tensors)}")
+    return weights.tensors[name].float()

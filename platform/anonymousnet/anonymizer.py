@@ -1,0 +1,243 @@
+"""The four stages in one process: a photo in, a photo and its evidence out.
+
+    anonymizer = Anonymizer.load()
+    release = anonymizer("photo.jpg")            # a path, bytes, a PIL image or an array
+    release.photo.save("released.png"); release.faces[0].evidence.public.epsilon
+
+`prepare` -> `run` -> `finish` are the parts of it, for callers that fill batches from many photos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from anonymousnet import weights
+from anonymousnet.align.detect import Detector
+from anonymousnet.align.region import pixelated
+from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste, similarity
+from anonymousnet.config import STRENGTHS, Config
+from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
+from anonymousnet.data.images import Photo, load_photo
+from anonymousnet.device import Runner
+from anonymousnet.errors import NoFaceFound, ProtectionFailed
+from anonymousnet.faces import Evidence, FaceBatch, PrivateEvidence, PublicEvidence
+from anonymousnet.privacy.mechanism import Mechanism, covers
+from anonymousnet.privacy.population import Population, celeba_population
+from anonymousnet.privacy.randomness import derive, load_key
+from anonymousnet.stage import Stage
+from anonymousnet.stages.obfuscate import Obfuscate
+from anonymousnet.stages.perturb import Perturb
+from anonymousnet.stages.predict import Predict
+from anonymousnet.stages.synthesize import Synthesize, Translate
+
+PhotoLike = str | Path | bytes | Image.Image | NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedFace:
+    """One face of a released photo."""
+
+    evidence: Evidence
+    pixels: NDArray[np.uint8]
+    """(face_px, face_px, 3): the aligned face as released, before it went back into the photo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A released photo and what was measured for each of its faces, left to right."""
+
+    image: Photo
+    faces: tuple[ReleasedFace, ...]
+
+    @property
+    def photo(self) -> Image.Image:
+        """The released photo, upright, without metadata."""
+        rgb = Image.fromarray(self.image.rgb)
+        if self.image.alpha is not None:
+            rgb.putalpha(Image.fromarray(self.image.alpha))
+        return rgb
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo whose faces are found, aligned and hidden, ready for the stages. PRIVATE: it holds the source."""
+
+    image: Photo
+    hidden_HW: NDArray[np.bool_]
+    matrices_F23: NDArray[np.float64]
+    batch: FaceBatch
+
+
+class Anonymizer:
+    """Holds the detector, the networks and the key. Make it with `load`."""
+
+    def __init__(self, config: Config, key: bytes, stages: Sequence[Stage], runner: Runner, used: dict[str, str],
+                 mechanism: Mechanism, face_px: int) -> None:  # fmt: skip
+        self.config, self.stages, self.runner = config, tuple(stages), runner
+        self.weights, self.mechanism, self.face_px = used, mechanism, face_px
+        self.detector = Detector(config.align)
+        self._key = key
+
+    @classmethod
+    def load(cls, config: Config | None = None, key: bytes | None = None) -> Anonymizer:
+        """Read and verify all weights. `key`: 32 secret bytes; by default those of `release.key_file`.
+
+        Raises WeightsError, ConfigError.
+        """
+        config = config or Config()
+        runner = Runner(config.device, config.precision, config.batch)
+        population = Population.load(config.obfuscate.population) if config.obfuscate.population else celeba_population()
+        mechanism = Mechanism.solve(population, config.obfuscate)
+        face_px, painter, used = _painter(config, runner)
+        classifier = weights.read(config.predict.weights)
+        used["attributes"] = classifier.sha256
+        stages: list[Stage] = [
+            Predict(weights.build(classifier, "classifier"), runner),
+            Obfuscate(mechanism),
+            painter,
+        ]
+        if config.perturb.epsilon > 0:
+            universal = weights.read(config.perturb.weights)
+            used["universal"] = universal.sha256
+            stages.append(Perturb(weights.tensor(universal, "v"), config.perturb.epsilon))
+        secret = key if key is not None else load_key(config.release.key_file.expanduser())
+        return cls(config, secret, stages, runner, used, mechanism, face_px)
+
+    def __call__(self, photo: PhotoLike, subject: str | None = None) -> Release:
+        """De-identify every face of one photo.
+
+        `subject` names whose photo it is: one subject gets one new identity throughout a release. Without it the
+        identity is derived from the photo outside its faces.
+
+        Raises ImageError when the photo cannot be read, NoFaceFound, ProtectionFailed.
+        """
+        prepared = self.prepare(photo, subject)
+        return self.finish(prepared, self.run(prepared.batch))
+
+    def prepare(self, photo: PhotoLike, subject: str | None = None) -> Prepared:
+        """Decode, detect, align, and hide the faces."""
+        image = load_photo(photo, self.config.align.max_pixels)
+        found = self.detector(image.rgb)
+        if not found:
+            raise NoFaceFound("no face was found, so nothing could be protected; lower align.detector_threshold to look harder")
+        # Left to right: an order that depends on the alignment alone, as the guarantee needs.
+        points = sorted((d.points_52 for d in found), key=lambda p: (float(p[:, 0].mean()), float(p[:, 1].mean())))
+        matrices = similarity(np.stack(points), self.face_px)
+        covered = hidden(image.rgb.shape[:2], matrices, self.face_px)
+        return Prepared(image, covered, matrices, self._batch(image.rgb, covered, matrices, subject))
+
+    def _batch(
+        self, rgb: NDArray[np.uint8], covered: NDArray[np.bool_], matrices: NDArray[np.float64], subject: str | None
+    ) -> FaceBatch:
+        strength, release = self.config.synthesize.strength, self.config.release.name
+        source = crop_faces(rgb, matrices, self.face_px)
+        context, region = crop_context(rgb, covered, matrices, self.face_px)
+        cells = STRENGTHS[strength]
+        if cells != 0:
+            context = source if cells is None else pixelated(source, cells)
+        shape = repr(rgb.shape)
+        photo_digest = hashlib.sha256(rgb.tobytes()).digest()
+        outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
+        label = subject.encode() if subject is not None else outside
+        indices = [str(i) for i in range(len(matrices))]
+        return FaceBatch(
+            context_B3HW=context,
+            region_B1HW=region,
+            draw_keys=tuple(derive(self._key, "draw", release, shape, photo_digest, i) for i in indices),
+            code_keys=tuple(derive(self._key, "code", release, label, i) for i in indices),
+            strength=strength,
+            source_B3HW=source,
+        )
+
+    def run(self, batch: FaceBatch) -> FaceBatch:
+        """Stages I to IV."""
+        for stage in self.stages:
+            batch = stage(batch)
+        return batch
+
+    def finish(self, prepared: Prepared, done: FaceBatch) -> Release:
+        """Paste the released faces into their photo and write the evidence down."""
+        if done.faces_B3HW is None or len(done) != len(prepared.batch):
+            raise ProtectionFailed(f"expected {len(prepared.batch)} released faces, got {len(done)}; the photo is withheld")
+        image = prepared.image
+        rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23)
+        pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        faces = tuple(ReleasedFace(self._evidence(done, i), pixels[i]) for i in range(len(done)))
+        return Release(Photo(rgb, image.alpha, image.format), faces)
+
+    def _evidence(self, done: FaceBatch, i: int) -> Evidence:
+        assert done.released_B40 is not None
+        assert done.probabilities_B40 is not None
+        released, probabilities = done.released_B40[i].tolist(), done.probabilities_B40[i].tolist()
+        outside = OUTSIDE_FACE if done.strength > 0 else frozenset[str]()
+        public = PublicEvidence(
+            released=dict(zip(ATTRIBUTES, released, strict=True)),
+            epsilon=float(done.public["epsilon"]),
+            t=float(done.public["t"]),
+            covers=covers(self.mechanism, done.strength, guarantee=True),
+            unprotected=tuple(sorted(outside | set(done.public["unprotected"]))),
+            strength=done.strength,
+            perturbation=float(done.public.get("perturbation", 0.0)),
+            weights=self.weights,
+            precision=self.runner.form,
+        )
+        changed = tuple(
+            name for name, p, r in zip(ATTRIBUTES, probabilities, released, strict=True) if (p > 0.5) != r
+        )
+        return Evidence(public, PrivateEvidence(dict(zip(ATTRIBUTES, probabilities, strict=True)), changed))
+
+
+def join(batches: Sequence[FaceBatch]) -> FaceBatch:
+    """One batch of several photos' faces (before the stages)."""
+    sources = [b.source_B3HW for b in batches]
+    return FaceBatch(
+        context_B3HW=torch.cat([b.context_B3HW for b in batches]),
+        region_B1HW=torch.cat([b.region_B1HW for b in batches]),
+        draw_keys=tuple(k for b in batches for k in b.draw_keys),
+        code_keys=tuple(k for b in batches for k in b.code_keys),
+        strength=batches[0].strength,
+        source_B3HW=torch.cat([s for s in sources if s is not None]),
+    )
+
+
+def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
+    """The inverse of `join`, after the stages."""
+
+    def rows(tensor: Tensor | None, start: int, stop: int) -> Tensor | None:
+        return None if tensor is None else tensor[start:stop]
+
+    ends = np.cumsum(sizes).tolist()
+    return [
+        batch.with_(
+            context_B3HW=batch.context_B3HW[a:b],
+            region_B1HW=batch.region_B1HW[a:b],
+            draw_keys=batch.draw_keys[a:b],
+            code_keys=batch.code_keys[a:b],
+            probabilities_B40=rows(batch.probabilities_B40, a, b),
+            released_B40=rows(batch.released_B40, a, b),
+            faces_B3HW=rows(batch.faces_B3HW, a, b),
+        )
+        for a, b in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def _painter(config: Config, runner: Runner) -> tuple[int, Stage, dict[str, str]]:
+    """Stage III for the configured strength: (face_px, stage, hashes of its weights)."""
+    generator = weights.read(config.synthesize.weights)
+    net = weights.build(generator, "generator")
+    if config.synthesize.strength > 0:
+        return net.config.px, Synthesize(net, runner), {"generator": generator.sha256}
+    translator = weights.read(config.synthesize.translation_weights)
+    stage = Translate(weights.build(translator, "translator"), runner)
+    return net.config.px, stage, {"translator": translator.sha256}
+
+

@@ -1,0 +1,32 @@
+"""Stage II: release attributes under epsilon-differential privacy and t-closeness."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from anonymousnet.faces import FaceBatch
+from anonymousnet.privacy.mechanism import UNIFORMS, Mechanism
+from anonymousnet.privacy.randomness import uniforms
+from anonymousnet.stage import Stage
+
+
+class Obfuscate(Stage):
+    """Mechanism -> `released_B40`. Each face draws from its own key, so a replay gives the same answer."""
+
+    name: ClassVar[str] = "obfuscate"
+    needs: ClassVar[tuple[str, ...]] = ("probabilities_B40",)
+    gives: ClassVar[tuple[str, ...]] = ("released_B40",)
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self.mechanism = mechanism
+
+    def apply(self, batch: FaceBatch) -> FaceBatch:
+        assert batch.probabilities_B40 is not None  # `needs` holds it
+        truth = batch.probabilities_B40.numpy() > 0.5
+        drawn = np.array([uniforms(key, UNIFORMS) for key in batch.draw_keys]).reshape(len(batch), UNIFORMS)
+        released = torch.from_numpy(self.mechanism.release(truth, drawn))
+        spent = {"epsilon": self.mechanism.epsilon, "t": self.mechanism.t, "unprotected": self.mechanism.unprotected}
+        return batch.with_(released_B40=released, public={**batch.public, **spent})
