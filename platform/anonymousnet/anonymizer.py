@@ -172,7 +172,9 @@ class Anonymizer:
         rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
         faces = tuple(ReleasedFace(self._evidence(done, i), pixels[i]) for i in range(len(done)))
-        return Release(Photo(rgb, image.alpha, image.format), faces)
+        # Transparency inside the region is the source's too: it is released as opaque.
+        alpha = None if image.alpha is None else np.where(prepared.hidden_HW, np.uint8(255), image.alpha)
+        return Release(Photo(rgb, alpha, image.format), faces)
 
     def _evidence(self, done: FaceBatch, i: int) -> Evidence:
         assert done.released_B40 is not None

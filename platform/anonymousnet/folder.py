@@ -1,0 +1,225 @@
+"""A photo or a folder of photos, de-identified into another folder; what undoes it goes to a private one.
+
+DST holds the released photos under their relative names, `release.parquet` (a row per face, public evidence only) and
+`report.html`. The private folder holds `quarantine.jsonl` (photos withheld, and why) and `evidence.jsonl`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anonymousnet.anonymizer import Anonymizer, Prepared, Release, join, split
+from anonymousnet.config import Config
+from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.images import encode_photo, find_photos
+from anonymousnet.data.store import private_folder, write_atomic
+from anonymousnet.errors import AnonymousNetError, ConfigError, StorageError
+from anonymousnet.report.release import SHOWN_FACES, ShownFace, release_page
+
+Progress = Callable[[Iterable[Path], int], Iterable[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a job did. Every photo is either released or quarantined."""
+
+    photos: int
+    released: int
+    quarantined: int
+    faces: int
+    seconds: float
+    photos_per_second: float
+    epsilon: float
+    """Mean over released faces of the epsilon spent on a face's attributes."""
+    t: float
+    """Largest expected distance of a released marginal from the population."""
+    strength: float
+    guarantee: str
+    report: str
+    private: str
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Kinds of quarantine and how often each came; which photo and why is in the private folder."""
+
+
+@dataclass(slots=True)
+class _Job:
+    root: Path
+    dst: Path
+    anonymizer: Anonymizer
+    config: Config
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    private: list[dict[str, Any]] = field(default_factory=list)
+    withheld: list[dict[str, str]] = field(default_factory=list)
+    shown: list[ShownFace] = field(default_factory=list)
+    released: int = 0
+    taken: set[Path] = field(default_factory=set)
+
+
+def anonymize_folder(
+    src: Path, dst: Path, config: Config, audit: Path | None = None, progress: Progress = lambda photos, _: photos
+) -> Summary:
+    """De-identify `src` (a photo or a folder, recursively) into `dst`.
+
+    Raises StorageError when src is missing or a disk refuses, ConfigError when the folders overlap or dst is not empty.
+    One bad photo never ends the job: it is quarantined with its reason.
+    """
+    audit = audit or dst.with_name(dst.name + "-private")
+    photos = _photos(src)
+    _check_folders(src, dst, audit)
+    started = time.monotonic()
+    job = _Job(src if src.is_dir() else src.parent, dst, Anonymizer.load(config), config)
+    private_folder(audit)
+    for chunk in _chunks(progress(photos, len(photos)), config.batch):
+        _release_chunk(job, chunk)
+    return _close(job, audit, len(photos), time.monotonic() - started)
+
+
+def _photos(src: Path) -> list[Path]:
+    if src.is_dir():
+        photos = find_photos(src)
+        if not photos:
+            raise StorageError(f"no photos under {src}; expected files such as .jpg, .png or .webp")
+        return photos
+    if src.is_file():
+        return [src]
+    raise StorageError(f"no such photo or folder: {src}; check the path")
+
+
+def _check_folders(src: Path, dst: Path, audit: Path) -> None:
+    source, target, private = src.resolve(), dst.resolve(), audit.resolve()
+    if source.is_dir() and (target.is_relative_to(source) or private.is_relative_to(source)):
+        raise ConfigError(f"{dst} and {audit} must lie outside {src}, or a second run would take releases for photos")
+    if private.is_relative_to(target) or target.is_relative_to(private):
+        raise ConfigError(f"private evidence must not stand beside the release: {audit} and {dst} overlap; choose another --audit")
+    for folder in (dst, audit):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not an empty folder; a release never mixes with other files: choose a new one")
+
+
+def _chunks(photos: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    chunk: list[Path] = []
+    for photo in photos:
+        chunk.append(photo)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _release_chunk(job: _Job, photos: list[Path]) -> None:
+    ready: list[tuple[Path, Prepared]] = []
+    for photo in photos:
+        try:
+            ready.append((photo, job.anonymizer.prepare(photo)))
+        except (AnonymousNetError, MemoryError, ArithmeticError, ValueError, RuntimeError) as error:
+            _withhold(job, photo, error)
+    if not ready:
+        return
+    try:
+        done = job.anonymizer.run(join([p.batch for _, p in ready]))
+        parts = split(done, [len(p.batch) for _, p in ready])
+    except AnonymousNetError as error:
+        if len(ready) == 1:
+            _withhold(job, ready[0][0], error)
+            return
+        for photo, _ in ready:  # one of them spoiled the batch: find it, release the others
+            _release_chunk(job, [photo])
+        return
+    for (photo, prepared), part in zip(ready, parts, strict=True):
+        try:
+            release = job.anonymizer.finish(prepared, part)
+        except AnonymousNetError as error:
+            _withhold(job, photo, error)
+            continue
+        _write(job, photo, release)
+
+
+def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
+    """Quarantine: the photo is not released; name and reason go to the private folder."""
+    name = str(photo.relative_to(job.root))
+    job.withheld.append({"photo": name, "kind": type(error).__name__, "reason": str(error)})
+
+
+def _write(job: _Job, photo: Path, release: Release) -> None:
+    data, suffix = encode_photo(release.image, job.config.release.format, job.config.release.quality)
+    relative = photo.relative_to(job.root)
+    # The suffix says what the bytes are; where it changes, the old one stays in the name, so that no two collide.
+    same = relative.suffix.lower() in _SAME_SUFFIX.get(suffix, (suffix,))
+    name = relative if same else relative.with_name(relative.name + suffix)
+    while name in job.taken:
+        name = name.with_name(f"{name.stem}-2{name.suffix}")
+    job.taken.add(name)
+    write_atomic(job.dst / name, data)
+    job.released += 1
+    digest = hashlib.sha256(data).hexdigest()
+    height, width = release.image.rgb.shape[:2]
+    for i, face in enumerate(release.faces):
+        public = asdict(face.evidence.public)
+        row = {"photo": str(name), "face": i, "sha256": digest, "width": width, "height": height}
+        job.rows.append(row | public)
+        job.private.append({"photo": str(name), "source": str(relative), "face": i, **asdict(face.evidence.private)})
+        if len(job.shown) < SHOWN_FACES:
+            job.shown.append(ShownFace(str(name), face.pixels, face.evidence.public))
+
+
+_SAME_SUFFIX = {".jpg": (".jpg", ".jpeg", ".jpe", ".jfif")}
+
+
+def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
+    epsilons = [row["epsilon"] for row in job.rows]
+    reasons: dict[str, int] = {}
+    for entry in job.withheld:
+        reasons[entry["kind"]] = reasons.get(entry["kind"], 0) + 1
+    summary = Summary(
+        photos=photos,
+        released=job.released,
+        quarantined=len(job.withheld),
+        faces=len(job.rows),
+        seconds=round(seconds, 3),
+        photos_per_second=round(photos / seconds, 3),
+        epsilon=sum(epsilons) / len(epsilons) if epsilons else 0.0,
+        t=max((row["t"] for row in job.rows), default=0.0),
+        strength=job.config.synthesize.strength,
+        guarantee=job.rows[0]["covers"] if job.rows else "nothing was released",
+        report=str(job.dst / "report.html"),
+        private=str(audit),
+        reasons=reasons,
+    )
+    write_atomic(audit / "quarantine.jsonl", _lines(job.withheld))
+    write_atomic(audit / "evidence.jsonl", _lines(job.private))
+    write_atomic(job.dst / "release.parquet", _parquet(job.rows))
+    write_atomic(job.dst / "report.html", release_page(summary, job.shown, job.config).encode())
+    return summary
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    """A row per face: where, the 40 released attributes as columns, and the rest of the public evidence."""
+    flat = [
+        {**{k: v for k, v in row.items() if k not in ("released", "weights", "unprotected")}, **row["released"],
+         "unprotected": ",".join(row["unprotected"]), "weights": json.dumps(row["weights"], sort_keys=True)}
+        for row in rows
+    ]  # fmt: skip
+    schema = pa.schema([
+        ("photo", pa.string()), ("face", pa.int32()), ("sha256", pa.string()), ("width", pa.int32()),
+        ("height", pa.int32()), ("epsilon", pa.float64()), ("t", pa.float64()), ("covers", pa.string()),
+        ("unprotected", pa.string()), ("strength", pa.float64()), ("perturbation", pa.float64()),
+        ("weights", pa.string()), ("precision", pa.string()), *[(name, pa.bool_()) for name in ATTRIBUTES],
+    ])  # fmt: skip
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(flat, schema), sink)
+    return sink.getvalue()
