@@ -53,6 +53,8 @@ class ObfuscateConfig(Section):
     """Total epsilon one image may spend on its 40 attributes; null: `gamma` decides."""
     gamma: float | None = Field(None, ge=0, le=1)
     """Probability of keeping a group's true values; set it only when epsilon is null."""
+    split: Literal["equal", "sensitivity"] = "equal"
+    """How groups share epsilon: the same epsilon each, or the same gamma each (rarer values then take more)."""
     t: float | None = Field(None, gt=0, le=1)
     """If set, gamma is lowered until the expected distance of every released marginal from the population is at most t."""
     keep: tuple[str, ...] = ()
