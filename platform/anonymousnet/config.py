@@ -8,6 +8,8 @@ description; `anonymousnet config` prints them.
 
 from __future__ import annotations
 
+import json
+import textwrap
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -188,6 +190,23 @@ class Config(Section):
             return cls.model_validate(tree)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from error
+
+    def as_yaml(self) -> str:
+        """The whole tree as YAML, each setting under its description."""
+        return "\n".join(_yaml_lines(self, ""))
+
+
+def _yaml_lines(section: Section, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            lines += ["", f"{indent}{name}:", *_yaml_lines(value, indent + "  ")]
+            continue
+        lines += textwrap.wrap(info.description or "", 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        plain = section.model_dump(mode="json")[name]
+        lines.append(f"{indent}{name}: {json.dumps(plain)}")
+    return lines
 
 
 def _override(tree: dict[str, Any], item: str) -> None:

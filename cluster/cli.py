@@ -1,0 +1,192 @@
+"""`anonymousnet`: the one command. Heavy imports wait until a command needs them, so that --help is quick.
+
+Exit status: 0 done; 1 some photos were quarantined and --strict was given, or a check failed; 2 a mistake the user can
+mend, told in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from anonymousnet import __version__
+from anonymousnet.errors import AnonymousNetError
+
+T = TypeVar("T")
+SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
+CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+FOLDER = click.Path(path_type=Path)
+
+
+def plain_errors(command: Callable[..., T]) -> Callable[..., T]:
+    """Errors raised on purpose end the command with one line and status 2; others are bugs and keep their traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> T:
+        try:
+            return command(*args, **kwargs)
+        except AnonymousNetError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+    return wrapped
+
+
+def show(answer: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
+    """Print the answer as one JSON object, or as lines for people."""
+    for line in [json.dumps(answer)] if as_json else lines:
+        click.echo(line)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="anonymousnet")
+def main() -> None:
+    """Natural face de-identification with measurable privacy."""
+
+
+@main.command()
+@click.argument("src", type=FOLDER)
+@click.argument("dst", type=FOLDER)
+@click.option("--audit", type=FOLDER, help="Private folder for quarantine and evidence [DST-private].")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if any photo was quarantined.")
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def anonymize(
+    src: Path, dst: Path, audit: Path | None, strict: bool, config_file: Path | None, overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """De-identify a photo or a folder of photos into the folder DST."""
+    from anonymousnet.config import Config
+    from anonymousnet.folder import anonymize_folder
+
+    config = Config.load(config_file, overrides)
+    summary = anonymize_folder(src, dst, config, audit, _bar("photos"))
+    show(asdict(summary), as_json, [
+        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
+        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        f"report   {summary.report}",
+        f"private  {summary.private}",
+    ])  # fmt: skip
+    if strict and summary.quarantined:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("task")
+@click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
+@click.option("--synthetic", is_flag=True, help="Train on rendered faces instead of CelebA.")
+@click.option("--out", type=FOLDER, help="Checkpoints, logs and weights [runs/TASK].")
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def train(
+    task: str, data: Path | None, synthetic: bool, out: Path | None, config_file: Path | None,
+    overrides: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Train attributes, embedder, generator, translator or landmarks; a killed run goes on where it was."""
+    from anonymousnet.config import Config
+    from anonymousnet.errors import ConfigError
+    from anonymousnet.training.loop import train as run
+    from anonymousnet.training.tasks import celeba_folder, task_named, training_tables
+
+    kind = task_named(task)
+    config = Config.load(config_file, overrides)
+    folder = None if synthetic else data or celeba_folder()
+    if folder is None and not synthetic:
+        raise ConfigError("no training faces: give --data FOLDER, set ANONYMOUSNET_CELEBA, or use --synthetic")
+    px = config.train.over(kind.defaults).px or 128
+    tables = training_tables(folder, px, config.seed, lambda rows: _bar("faces")(rows, None))
+    result = run(kind, config, *tables, out or Path("runs") / task)
+    answer = {**asdict(result), "weights": str(result.weights)}
+    show(answer, as_json, [
+        f"{result.steps} steps in {result.seconds:.0f} s",
+        *(f"  {name:<24}{value:.4f}" for name, value in (result.losses | result.scores).items()),
+        f"weights  {result.weights}",
+    ])  # fmt: skip
+
+
+@main.command()
+@click.option("--guarantee", is_flag=True, help="Test on 50 faces that the release does not depend on the hidden pixels.")
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def doctor(guarantee: bool, config_file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what is there, what is missing, and what to do about it."""
+    from anonymousnet import doctor as clinic
+    from anonymousnet.config import Config
+
+    config = Config.load(config_file, overrides)
+    if guarantee:
+        result = clinic.guarantee(config)
+        show(asdict(result) | {"holds": result.holds}, as_json, result.lines())
+        sys.exit(0 if result.holds else 1)
+    checks = list(clinic.checks(config))
+    show({"checks": [asdict(c) for c in checks]}, as_json, [
+        f"{c.status:<5}{c.name:<22}{c.found}" + (f"  -> {c.remedy}" if c.status != "ok" else "") for c in checks
+    ])  # fmt: skip
+    sys.exit(1 if any(c.status == "fail" for c in checks) else 0)
+
+
+@main.command()
+@CONFIG
+@SET
+@plain_errors
+def config(config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Print every setting with its meaning, as a YAML file to start from."""
+    from anonymousnet.config import Config
+
+    click.echo(Config.load(config_file, overrides).as_yaml())
+
+
+@main.group()
+def weights() -> None:
+    """Network weights."""
+
+
+@weights.command("list")
+@JSON
+@plain_errors
+def list_weights(as_json: bool) -> None:
+    """The shipped weights: architecture, size, hash."""
+    from anonymousnet import weights as store
+
+    found = [store.read(name) for name in store.shipped_names()]
+    rows = [
+        {"name": w.name, "network": w.network, "parameters": sum(t.numel() for t in w.tensors.values()), "sha256": w.sha256}
+        for w in found
+    ]
+    show({"weights": rows}, as_json, [
+        f"{r['name']:<14}{r['network']:<12}{r['parameters']:>10}  {r['sha256']}" for r in rows
+    ])  # fmt: skip
+
+
+@weights.command("verify")
+@click.argument("names", nargs=-1)
+@JSON
+@plain_errors
+def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
+    """Check the hashes of shipped weights, or of a user's own given by path."""
+    from anonymousnet import weights as store
+
+    found = [store.read(name) for name in names or store.shipped_names()]
+    show({"verified": {w.name: w.sha256 for w in found}}, as_json, [f"ok  {w.name:<14}{w.sha256}" for w in found])
+
+
+def _bar(unit: str) -> Callable[[Iterable[T], int | None], Iterable[T]]:
+    """A progress bar on standard error, on terminals only."""
+    from tqdm import tqdm
+
+    return lambda items, total: tqdm(items, total=total, unit=unit, disable=None)

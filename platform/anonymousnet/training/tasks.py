@@ -1,0 +1,57 @@
+"""The training tasks by name, and the faces they are trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from anonymousnet.data.celeba import CelebA
+from anonymousnet.data.synthetic import synthetic_dataset
+from anonymousnet.errors import ConfigError, DataError
+from anonymousnet.training.attributes import AttributesTask
+from anonymousnet.training.data import FaceTable
+from anonymousnet.training.embedder import EmbedderTask
+from anonymousnet.training.gan import GeneratorTask
+from anonymousnet.training.task import Task
+from anonymousnet.training.translation import TranslatorTask
+
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, TranslatorTask)
+}
+
+
+def task_named(name: str) -> type[Task]:
+    """The task class called `name`. Raises ConfigError listing the names there are."""
+    if name not in TASKS:
+        raise ConfigError(f"no training task '{name}'; expected one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def celeba_folder() -> Path | None:
+    """CelebA's folder from ANONYMOUSNET_CELEBA, or None."""
+    named = os.environ.get("ANONYMOUSNET_CELEBA")
+    return Path(named) if named else None
+
+
+def training_tables(
+    data: Path | None, px: int, seed: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows
+) -> tuple[FaceTable, FaceTable]:
+    """(training, held out) faces at `px`: CelebA's train and validation partitions, or synthetic faces where data is None.
+
+    Raises StorageError, AttributeTableError, DataError when the folder does not hold CelebA.
+    """
+    if data is None:
+        images, attributes, identities, points = synthetic_dataset(512, px, 64, seed)
+        table = FaceTable(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), attributes, identities, points)
+        return table.take(np.arange(384)).numbered(), table.take(np.arange(384, 512)).numbered()
+    celeba = CelebA.open(data)
+    tables = []
+    for partition in ("train", "validation"):
+        part = celeba.part(partition)
+        if not len(part):
+            raise DataError(f"expected {partition} images in {data}, got none; check list_eval_partition.txt")
+        tables.append(FaceTable(part.faces(px, progress), part.attributes, part.identities).numbered())
+    return tables[0], tables[1]
