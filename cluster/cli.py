@@ -83,6 +83,27 @@ def anonymize(
 
 
 @main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--photos", type=FOLDER, help="Your own photos [an astronaut and rendered faces].")
+@JSON
+@plain_errors
+def demo(out: Path, photos: Path | None, as_json: bool) -> None:
+    """De-identify a few photos into OUT and say where the report is."""
+    from anonymousnet.cluster.demo import write_photos
+    from anonymousnet.config import Config
+    from anonymousnet.folder import anonymize_folder
+
+    source = photos or write_photos(out / "photos")
+    summary = anonymize_folder(source, out / "released", Config(), out / "private", _bar("photos"))
+    show(asdict(summary), as_json, [
+        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, epsilon {summary.epsilon:.2f}",
+        f"before   {source}",
+        f"after    {out / 'released'}",
+        f"report   {summary.report}",
+    ])  # fmt: skip
+
+
+@main.command()
 @click.argument("task")
 @click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
 @click.option("--synthetic", is_flag=True, help="Train on rendered faces instead of CelebA.")

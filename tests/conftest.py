@@ -1,0 +1,76 @@
+"""Shared fixtures: synthetic faces, a small folder in CelebA's layout, the real one where it is there."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.synthetic import synthetic_dataset
+from anonymousnet.training.data import FaceTable
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "celeba"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> FaceTable:
+    """64 synthetic faces of 16 people at 64 px."""
+    images, attributes, identities, points = synthetic_dataset(64, 64, 16, 0)
+    return FaceTable(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), attributes, identities, points).numbered()
+
+
+@pytest.fixture
+def small_celeba(tmp_path: Path) -> Path:
+    """12 synthetic faces in CelebA's layout: CRLF, two rows whose image is missing, all three partitions."""
+    folder = tmp_path / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    images, attributes, identities, _ = synthetic_dataset(12, 178, 4, 1)
+    names = [f"{i + 1:06}.jpg" for i in range(14)]
+    for name, image in zip(names, images, strict=False):
+        padded = np.pad(image, ((20, 20), (0, 0), (0, 0)), mode="edge")
+        Image.fromarray(padded).save(folder / "img_align_celeba" / name, quality=90)
+    rows = [
+        f"{name} " + " ".join("1" if attributes[i % 12, j] else "-1" for j in range(40)) for i, name in enumerate(names)
+    ]
+    header = [str(len(names)), " ".join(ATTRIBUTES)]
+    (folder / "list_attr_celeba.txt").write_bytes("\r\n".join([*header, *rows, ""]).encode())
+    (folder / "list_eval_partition.txt").write_text("".join(f"{n} {(0, 0, 1, 2)[i % 4]}\n" for i, n in enumerate(names)))
+    (folder / "identity_CelebA.txt").write_text("".join(f"{n} {identities[i % 12] + 100}\n" for i, n in enumerate(names)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real CelebA, unpacked; left out loudly where it is not there."""
+    named = os.environ.get("ANONYMOUSNET_CELEBA")
+    if named:
+        return Path(named)
+    if not SHARED.is_dir():
+        warnings.warn("LEFT OUT: tests on real faces; set ANONYMOUSNET_CELEBA to CelebA's folder", stacklevel=2)
+        pytest.skip("real faces are not here: set ANONYMOUSNET_CELEBA to CelebA's folder")
+    folder = tmp_path_factory.mktemp("celeba")
+    for archive in sorted(SHARED.glob("*.zip")):
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what was left out."""
+    left_out = [r for r in terminalreporter.stats.get("skipped", []) if "celeba" in getattr(r, "keywords", {})]
+    if left_out:
+        terminalreporter.section("LEFT OUT: real faces")
+        terminalreporter.write_line(f"{len(left_out)} tests need CelebA: set ANONYMOUSNET_CELEBA to its folder")
