@@ -61,6 +61,13 @@ def region_l1(painted: Tensor, target: Tensor, weight_1HW: Tensor, pool: int) ->
     return difference.abs().mean() / share, F.avg_pool2d(difference, pool).abs().mean() / share
 
 
+def shape_distance(a: Tensor, b: Tensor, weight_1HW: Tensor) -> Tensor:
+    """Mean absolute difference of two paintings in the weighted region after 4x4 averaging, their overall colours aside."""
+    difference = a - b
+    colour = (difference * weight_1HW).mean((2, 3), keepdim=True) / weight_1HW.mean()
+    return F.avg_pool2d((difference - colour) * weight_1HW, 4).abs().mean() / weight_1HW.mean()
+
+
 def code_loss(read_BC: Tensor, code_BC: Tensor) -> tuple[Tensor, Parts]:
     """1 - cosine between the code a critic reads off a painted face and the code it was painted with
     (InfoGAN: Chen et al., NeurIPS 2016, in a scale-free form)."""
