@@ -199,8 +199,15 @@ def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
     write_atomic(audit / "quarantine.jsonl", _lines(job.withheld))
     write_atomic(audit / "evidence.jsonl", _lines(job.private))
     write_atomic(job.dst / "release.parquet", _parquet(job.rows))
-    write_atomic(job.dst / "report.html", release_page(summary, job.shown, job.config).encode())
+    people = dict(zip(ATTRIBUTES, job.anonymizer.mechanism.population.marginals_40.tolist(), strict=True))
+    page = release_page(summary, job.shown, job.config, _released_shares(job.rows), people)
+    write_atomic(job.dst / "report.html", page.encode())
     return summary
+
+
+def _released_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Attribute -> share of released faces that have it, 0 to 1; empty without faces."""
+    return {name: sum(row["released"][name] for row in rows) / len(rows) for name in ATTRIBUTES} if rows else {}
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
