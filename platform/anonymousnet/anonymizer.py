@@ -30,6 +30,9 @@ from anonymousnet.data.images import Photo, load_photo
 from anonymousnet.device import Runner
 from anonymousnet.errors import NoFaceFound, ProtectionFailed
 from anonymousnet.faces import Evidence, FaceBatch, PrivateEvidence, PublicEvidence
+from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.generator import Generator
+from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy.mechanism import Mechanism, covers
 from anonymousnet.privacy.population import Population, celeba_population
 from anonymousnet.privacy.randomness import derive, load_key
@@ -101,7 +104,7 @@ class Anonymizer:
         classifier = weights.read(config.predict.weights)
         used["attributes"] = classifier.sha256
         stages: list[Stage] = [
-            Predict(weights.build(classifier, "classifier"), runner),
+            Predict(weights.build(classifier, Classifier), runner),
             Obfuscate(mechanism),
             painter,
         ]
@@ -235,11 +238,11 @@ def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
 def _painter(config: Config, runner: Runner) -> tuple[int, Stage, dict[str, str]]:
     """Stage III for the configured strength: (face_px, stage, hashes of its weights)."""
     generator = weights.read(config.synthesize.weights)
-    net = weights.build(generator, "generator")
+    net = weights.build(generator, Generator)
     if config.synthesize.strength > 0:
         return net.config.px, Synthesize(net, runner), {"generator": generator.sha256}
     translator = weights.read(config.synthesize.translation_weights)
-    stage = Translate(weights.build(translator, "translator"), runner)
+    stage = Translate(weights.build(translator, Translator), runner)
     return net.config.px, stage, {"translator": translator.sha256}
 
 

@@ -33,6 +33,13 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def to_device(net: Net, device: torch.device) -> Net:
+    """Move a network, channels last: the layout that convolutions are fastest in, on CPUs and GPUs."""
+    net.to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Mixed precision for bf16, nothing for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
@@ -56,7 +63,7 @@ class Runner:
 
     def place(self, net: Net) -> Net:
         """Move a network to the device, in evaluation mode."""
-        return net.to(self.device, memory_format=torch.channels_last).eval()
+        return to_device(net, self.device).eval()
 
     def __call__(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """`function` over rows of the inputs, in chunks; result on the CPU. No rows: one row of zeros tells the shape."""

@@ -11,6 +11,7 @@ import torch
 from anonymousnet import weights
 from anonymousnet.errors import WeightsError
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.generator import Generator
 
 SHAPE = ClassifierConfig(px=32, width=4)
 
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_round_trip_by_path(folder: Path) -> None:
     read = weights.read(str(folder))
-    net = weights.build(read, "classifier")
+    net = weights.build(read, Classifier)
     assert read.notes == {"seed": 3}
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 40)
     assert not net.training
@@ -42,7 +43,7 @@ def test_a_flipped_byte_is_refused_with_the_file_s_name(folder: Path) -> None:
 
 def test_another_architecture_is_refused(folder: Path) -> None:
     with pytest.raises(WeightsError, match="expected a generator, got a classifier"):
-        weights.build(weights.read(str(folder)), "generator")
+        weights.build(weights.read(str(folder)), Generator)
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(folder: Path) -> None:
@@ -50,7 +51,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(folder: Path) -> None:
     meta["config"]["width"] = 8
     (folder / "config.json").write_text(json.dumps(meta))
     with pytest.raises(WeightsError, match="do not fit"):
-        weights.build(weights.read(str(folder)), "classifier")
+        weights.build(weights.read(str(folder)), Classifier)
 
 
 @pytest.mark.parametrize("damage", ["{", "{}"])

@@ -29,13 +29,14 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 def level(u: Array, v: Array) -> Array:
     """Distance from the centre in units of the region's radius: <= 1 inside, growing outwards. Any shape."""
     x, y = abs(u - CENTRE[0]) / RADII[0], abs(v - CENTRE[1]) / RADII[1]
-    return (x**POWER + y**POWER) ** (1 / POWER)  # type: ignore[no-any-return]
+    return (x**POWER + y**POWER) ** (1 / POWER)
 
 
 def feather(levels: Array) -> Array:
     """Weight of the painted face, 0 to 1: exactly 1 where level <= 1, smoothly 0 from 1 + FEATHER on."""
     t = ((1 + FEATHER - levels) / FEATHER).clip(0, 1)
-    return t * t * (3 - 2 * t)
+    weight: Array = t * t * (3 - 2 * t)
+    return weight
 
 
 def masks(face_px: int) -> tuple[Tensor, Tensor]:

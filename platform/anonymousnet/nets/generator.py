@@ -54,7 +54,8 @@ class FiLMBlock(nn.Module):
         # Unit variance per face and channel, so that the style alone sets the strength of every feature.
         y = F.instance_norm(y)
         y = torch.addcmul(shift, y, 1 + scale) + self.noise[:, None, None].to(y.dtype) * noise_B1HW.to(y.dtype)
-        return x + self.conv2(F.leaky_relu(y, 0.2, inplace=True))
+        out: Tensor = x + self.conv2(F.leaky_relu(y, 0.2, inplace=True))
+        return out
 
 
 class Generator(nn.Module):

@@ -62,8 +62,10 @@ class EmbedderTask(Task):
         faces = erase(recolour(faces, 0.25, 0.3, 0.4), chance=0.4, largest=0.5)
         # The margin grows from nothing: at the start every angle is a right angle, and a full margin stalls training.
         margin = MARGIN * min(1.0, step / (0.3 * (self.config.steps or 1)))
-        embeddings = engine.module(faces.contiguous(memory_format=torch.channels_last))
-        loss, parts = arcface_loss(embeddings, engine.module.centres, batch.identities_B, margin, SCALE)
+        net = engine.module
+        assert isinstance(net, _WithCentres)
+        embeddings = net(faces.contiguous(memory_format=torch.channels_last))
+        loss, parts = arcface_loss(embeddings, net.centres, batch.identities_B, margin, SCALE)
         engine.step(loss)
         return {"loss": loss.detach(), **parts}
 
@@ -71,8 +73,9 @@ class EmbedderTask(Task):
         return verification_scores(embed(networks["embedder"], held_out.faces_N3HW), held_out.identities_N)
 
     def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
-        embedder = networks["embedder"].embedder
-        weights.write(folder, "embedder", self.shape.model_dump(), embedder.state_dict(), notes)
+        net = networks["embedder"]
+        assert isinstance(net, _WithCentres)
+        weights.write(folder, "embedder", self.shape.model_dump(), net.embedder.state_dict(), notes)
 
 
 def embed(net: nn.Module, faces_N3HW: NDArray[np.uint8]) -> NDArray[np.float32]:

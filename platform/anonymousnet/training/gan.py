@@ -27,7 +27,13 @@ from anonymousnet.training.augment import flip, jitter
 from anonymousnet.training.data import Batch, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.losses import (
-    attribute_loss, code_loss, critic_loss, generator_loss, r1_penalty, region_l1, shape_distance,
+    attribute_loss,
+    code_loss,
+    critic_loss,
+    generator_loss,
+    r1_penalty,
+    region_l1,
+    shape_distance,
 )  # fmt: skip
 from anonymousnet.training.task import Task
 

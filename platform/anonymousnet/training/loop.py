@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from anonymousnet.config import Config, TrainConfig
-from anonymousnet.device import arithmetic, autocast
+from anonymousnet.device import arithmetic, autocast, to_device
 from anonymousnet.errors import AnonymousNetError
 from anonymousnet.training.checkpoint import load_checkpoint, save_checkpoint
 from anonymousnet.training.data import FaceTable, rows_of_step
@@ -53,7 +53,7 @@ def train(kind: type[Task], config: Config, data: FaceTable, held_out: FaceTable
     device, dtype = arithmetic(config.device, config.precision)
     torch.manual_seed(config.seed)
     task = kind(settings, data)
-    networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in task.networks().items()}
+    networks = {name: to_device(net, device) for name, net in task.networks().items()}
     optimizers = {name: task.optimizer(net) for name, net in networks.items()}
     engines: dict[str, Engine] = {
         name: TorchEngine(net, optimizers[name], settings.ema or 0.0) for name, net in networks.items()

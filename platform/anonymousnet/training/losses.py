@@ -45,7 +45,8 @@ def generator_loss(fake_B: Tensor) -> tuple[Tensor, Parts]:
 def r1_penalty(real_scores_B: Tensor, real_B3HW: Tensor) -> Tensor:
     """Mean squared gradient norm of the critic at real faces (Mescheder et al., ICML 2018, eq. 9, without gamma / 2)."""
     (gradient,) = torch.autograd.grad(real_scores_B.sum(), real_B3HW, create_graph=True)
-    return gradient.float().square().sum((1, 2, 3)).mean()
+    penalty: Tensor = gradient.float().square().sum((1, 2, 3)).mean()
+    return penalty
 
 
 def gradient_penalty(scores_B: Tensor, mixed_B3HW: Tensor) -> Tensor:

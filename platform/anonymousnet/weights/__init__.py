@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from anonymousnet.errors import WeightsError
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
-
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
+
+Net = TypeVar("Net", bound=nn.Module)
 
 SHIPPED = Path(__file__).parent
 NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
@@ -104,19 +105,19 @@ def write(folder: Path, network: str, config: dict[str, Any], state: Mapping[str
     return digest
 
 
-def build(weights: Weights, network: str) -> nn.Module:
-    """The network of verified weights, float32, in evaluation mode.
+def build(weights: Weights, kind: type[Net]) -> Net:
+    """The network of verified weights, float32, in evaluation mode: `build(read("attributes"), Classifier)`.
 
-    Raises WeightsError when they are of another architecture than `network`, or do not fit it.
+    Raises WeightsError when they are of another architecture than `kind`, or do not fit it.
     """
-    if weights.network != network:
-        raise WeightsError(f"weights {weights.name}: expected a {network}, got a {weights.network}; check the setting")
-    kind, shape = NETWORKS[network]
+    wanted = next(name for name, (network, _) in NETWORKS.items() if network is kind)
+    if weights.network != wanted:
+        raise WeightsError(f"weights {weights.name}: expected a {wanted}, got a {weights.network}; check the setting")
     try:
-        net = kind(shape.model_validate(weights.config))
+        net = kind(NETWORKS[wanted][1].model_validate(weights.config))
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.tensors.items()})
     except (ValidationError, RuntimeError) as error:
-        raise WeightsError(f"weights {weights.name} do not fit a {network}: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"weights {weights.name} do not fit a {wanted}: {str(error).splitlines()[0]}") from error
     return net.eval().requires_grad_(False)
 
 
