@@ -1,0 +1,169 @@
+"""The population S: how often the 40 attributes, and which of them together, occur in the whole data set.
+
+    population = Population.learn(table_N40, name="my staff photos")
+    population.save(path); Population.load(path); celeba_population()
+
+Attributes that exclude or imply each other form a group whose values are counted, and later drawn, jointly:
+two hair colours at once are then as rare as they are in the data. The groups hang in the tree (or trees) that
+carries the most information about their joint distribution (Chow & Liu, *Approximating discrete probability
+distributions with dependence trees*, 1968), so a goatee is drawn knowing whether there is make-up. Only
+counts are kept, none of them made of fewer than `MIN_COUNT` rows: rarer combinations are first moved to the
+nearest combination that has as many.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.errors import DataError
+from anonymousnet.privacy.groups import GROUPS, Group, complete, learn_groups
+
+VERSION = 1
+"""Version of the population file; a newer one is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Marginals and trees of conditionals of the 40 attributes. Raises DataError where they contradict."""
+
+    name: str
+    n: int
+    """Rows it was learned from."""
+    marginals_40: NDArray[np.float64]
+    """Share of rows that have each attribute, 0 to 1, in the order of ATTRIBUTES."""
+    groups: tuple[Group, ...]
+    """Every parent stands before its children."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def learn(
+        cls,
+        table_N40: NDArray[np.bool_],
+        groups: Mapping[str, Sequence[str]] | None = None,
+        name: str = "own",
+    ) -> Population:
+        """Count a bool table of N >= 100 rows; `groups` (name -> attributes) replaces the default GROUPS.
+
+        Raises DataError for a table of another shape or type, ConfigError for groups that overlap or name an
+        unknown attribute.
+        """
+        if table_N40.ndim != 2 or table_N40.shape[1] != len(ATTRIBUTES) or table_N40.dtype != np.bool_:
+            raise DataError(
+                f"population table: expected bool of shape (N, {len(ATTRIBUTES)}), got {table_N40.dtype} of "
+                f"shape {table_N40.shape}; CelebA's -1 and 1 become bool by `table > 0`"
+            )
+        if len(table_N40) < 100:
+            raise DataError(
+                f"population table: expected at least 100 rows, got {len(table_N40)}; use CelebA's"
+            )
+        learned = learn_groups(table_N40, complete(GROUPS if groups is None else groups))
+        return cls(name, len(table_N40), table_N40.mean(axis=0), learned)
+
+    def save(self, path: Path) -> None:
+        """Write the counts as JSON."""
+        groups = [
+            {
+                "name": group.name,
+                "attributes": group.attributes,
+                "parent": group.parent,
+                "values": ["".join("01"[int(bit)] for bit in value) for value in group.values_VA],
+                "counts": group.counts_SV.tolist(),
+            }
+            for group in self.groups
+        ]
+        marginals = dict(
+            zip(ATTRIBUTES, np.rint(self.marginals_40 * self.n).astype(int).tolist(), strict=True)
+        )
+        tree = {"format": "anonymousnet population", "version": VERSION, "name": self.name, "n": self.n}
+        path.write_text(json.dumps({**tree, "marginals": marginals, "groups": groups}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Population:
+        """Read a file written by `save`. Raises DataError saying what is wrong with it."""
+        remedy = "write it anew with `anonymousnet population`"
+        try:
+            tree = json.loads(path.read_text())
+        except OSError as error:
+            raise DataError(
+                f"population file {path}: cannot be read ({error.strerror}); check the path"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"population file {path}: not JSON ({error}); {remedy}") from error
+        if not isinstance(tree, dict) or tree.get("format") != "anonymousnet population":
+            raise DataError(f"population file {path}: expected format 'anonymousnet population'; {remedy}")
+        if tree.get("version") != VERSION:
+            raise DataError(
+                f"population file {path}: expected version {VERSION}, got {tree.get('version')}; upgrade "
+                f"anonymousnet if the file is newer, otherwise {remedy}"
+            )
+        try:
+            return _parse(tree)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"population file {path}: {type(error).__name__} {error}; {remedy}") from error
+        except DataError as error:
+            raise DataError(f"population file {path}: {error}; {remedy}") from error
+
+
+@functools.cache
+def celeba_population() -> Population:
+    """CelebA's, counted over all 202,599 rows (Liu et al. 2015, list_attr_celeba.txt)."""
+    with resources.as_file(resources.files("anonymousnet.privacy") / "celeba_population.json") as path:
+        return Population.load(path)
+
+
+def _parse(tree: dict[str, Any]) -> Population:
+    groups = []
+    for item in tree["groups"]:
+        values = np.array([[bit == "1" for bit in value] for value in item["values"]], dtype=np.bool_)
+        counts = np.array(item["counts"])
+        if counts.dtype.kind != "i":
+            raise DataError(f"group '{item['name']}': expected whole numbers as counts")
+        groups.append(
+            Group(item["name"], tuple(item["attributes"]), item["parent"], values, counts.astype(np.int64))
+        )
+    marginals = np.array([int(tree["marginals"][name]) for name in ATTRIBUTES]) / int(tree["n"])
+    return Population(str(tree["name"]), int(tree["n"]), marginals, tuple(groups))
+
+
+def _check(population: Population) -> None:
+    """Raise DataError unless the counts add up."""
+    named = [name for group in population.groups for name in group.attributes]
+    if sorted(named) != sorted(ATTRIBUTES):
+        odd = sorted(set(named) ^ set(ATTRIBUTES)) or sorted(
+            {name for name in named if named.count(name) > 1}
+        )
+        raise DataError(
+            f"groups: expected each of the 40 attributes once, got a fault at {', '.join(odd[:5])}"
+        )
+    if not ((population.marginals_40 >= 0) & (population.marginals_40 <= 1)).all():
+        raise DataError("marginals: expected shares from 0 to 1")
+    totals: dict[str, NDArray[np.int64]] = {}
+    for group in population.groups:
+        shape = group.counts_SV.shape
+        if (
+            group.values_VA.shape != (shape[-1], len(group.attributes))
+            or len(np.unique(group.values_VA, axis=0)) != shape[-1]
+        ):
+            raise DataError(f"group '{group.name}': values and counts do not fit, or a value stands twice")
+        if group.parent is not None and group.parent not in totals:
+            raise DataError(f"group '{group.name}': its parent '{group.parent}' does not stand before it")
+        expected = np.array([population.n]) if group.parent is None else totals[group.parent]
+        totals[group.name] = group.counts_SV.sum(axis=0)
+        if group.counts_SV.min() < 0 or totals[group.name].min() < 1:
+            raise DataError(
+                f"group '{group.name}': expected counts of 0 and more, and every value at least once"
+            )
+        if not np.array_equal(group.counts_SV.sum(axis=1), expected):
+            raise DataError(f"group '{group.name}': its counts do not add up to those of its parent, or to n")
