@@ -207,7 +207,8 @@ def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
 
 def _released_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Attribute -> share of released faces that have it, 0 to 1; empty without faces."""
-    return {name: sum(row["released"][name] for row in rows) / len(rows) for name in ATTRIBUTES} if rows else {}
+    count = len(rows)
+    return {name: sum(row["released"][name] for row in rows) / count for name in ATTRIBUTES} if count else {}
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
