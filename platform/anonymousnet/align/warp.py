@@ -1,0 +1,225 @@
+"""Photo to aligned faces and back: similarity, crops, the hidden pixels, and the paste.
+
+Coordinates are continuous, x to the right and y downwards: pixel i covers i to i + 1 and has its centre at
+i + 0.5, in the photo as in the crop. A matrix (2, 3) takes photo pixels to crop pixels.
+
+What is hidden stays hidden: `crop_context` and `paste` blank the photo first, in its own pixels, and then work on
+the blanked copy alone. Whatever stands under `hidden`, they return the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anonymousnet.align.region import CENTRE, FEATHER, RADII, feather, level, masks
+from anonymousnet.errors import ProtectionFailed
+
+TEMPLATE_52 = np.array([[69.57, 92.73], [108.28, 91.61], [88.06, 115.88], [72.56, 134.43], [104.89, 133.38]]) / 178
+"""Where the five points lie in the unit square of the crop (rows 20 to 198 of a 178x218 aligned image): the mean
+of what our detector finds on 600 aligned CelebA faces, so that aligning an aligned face leaves it, on average,
+alone."""
+STRIP = 1 << 20
+"""Photo pixels worked on at a time: a face as large as a 64-megapixel photo must not need gigabytes."""
+
+Rgb = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Matrix = NDArray[np.float64]
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in whole photo pixels, x1 and y1 excluded."""
+
+
+def similarity(points_N52: NDArray[np.floating], face_px: int) -> Matrix:
+    """(N, 2, 3) float64: the rotation, scale and shift that take each face's five points closest to the template.
+
+    Least squares without reflection (Umeyama, PAMI 1991; in the plane it is one complex division). Raises
+    ProtectionFailed when points coincide or do not lie as a face's do, since no crop could then be trusted.
+    """
+    points = np.asarray(points_N52, np.float64).reshape(-1, 5, 2)
+    source, target = points[..., 0] + 1j * points[..., 1], TEMPLATE_52 @ (1, 1j) * face_px
+    with np.errstate(all="ignore"):
+        centre, middle = source.mean(1), target.mean()
+        z, w = source - centre[:, None], target - middle
+        spread = (abs(z) ** 2).sum(1)
+        a = (z.conj() * w).sum(1) / spread
+        explained = abs(a) ** 2 * spread / (abs(w) ** 2).sum()
+        sound = (spread >= 1) & (explained >= 0.5)  # false for NaN too
+    for i in np.flatnonzero(~sound):
+        raise ProtectionFailed(
+            f"face {i}: expected eyes, nose and mouth as a face has them, got {points[i].round(1).tolist()}; "
+            "the photo is withheld; raise align.detector_threshold if this is no face"
+        )
+    shift = middle - a * centre
+    rows = [[a.real, -a.imag, shift.real], [a.imag, a.real, shift.imag]]
+    return np.array(rows).transpose(2, 0, 1)
+
+
+def hidden(shape_hw: tuple[int, int], matrices: Matrix, face_px: int) -> Mask:
+    """(H, W): the photo's pixels of which any part may lie in the region of any face."""
+    out = np.zeros(shape_hw, np.bool_)
+    for matrix in matrices:
+        for box, excess in _levels(shape_hw, matrix, face_px, 1.0):
+            out[_slices(box)] |= excess <= 1
+    return out
+
+
+def crop_faces(rgb: Rgb, matrices: Matrix, face_px: int) -> Tensor:
+    """(N, 3, face_px, face_px) float32 in [-1, 1]: the faces as they are; beyond the photo its edge repeats."""
+    return _crop(rgb, None, matrices, face_px)
+
+
+def crop_context(rgb: Rgb, hidden: Mask, matrices: Matrix, face_px: int) -> tuple[Tensor, Tensor]:
+    """What the generator may see: context (N, 3, face_px, face_px) in [-1, 1], region (N, 1, face_px, face_px).
+
+    The context is exactly 0 in the region and never depends on a hidden pixel. Hidden pixels outside the region
+    (a neighbour's face, the rim of a coarse pixel) are filled smoothly from what is visible around them.
+    """
+    region = masks(face_px)[0].expand(len(matrices), 1, face_px, face_px)
+    return _crop(rgb, hidden, matrices, face_px) * (1 - region), region.clone()
+
+
+def paste(rgb: Rgb, hidden: Mask, faces_N3HW: Tensor, matrices: Matrix, order: Sequence[int] | None = None) -> Rgb:
+    """A copy of the photo with the painted faces (float32 in [-1, 1]) in place of their regions.
+
+    Faces are painted in `order` (default: as they come), later over earlier. A painted face has weight 1 on all
+    that it hides and fades out outside of it; beyond the fade the photo's bytes are untouched. Raises
+    ProtectionFailed if a face is not finite, or a hidden pixel is left that no face was painted over.
+    """
+    if len(faces_N3HW) != len(matrices) or not bool(torch.isfinite(faces_N3HW).all()):
+        raise ProtectionFailed(f"expected {len(matrices)} painted faces of finite values, got {len(faces_N3HW)}")
+    out = np.where(hidden[..., None], np.uint8(0), rgb)
+    bare = hidden.copy()
+    face_px = faces_N3HW.shape[-1]
+    for i in range(len(matrices)) if order is None else order:
+        face = (faces_N3HW[i : i + 1].float().clamp(-1, 1) + 1) * 127.5
+        for box, excess in _levels(rgb.shape[:2], matrices[i], face_px, 1.0 + FEATHER):
+            full = excess <= 1 + 1e-9  # what `hidden` hid, however its strips were rounded
+            weight = np.where(full, 1, feather(excess))[..., None]
+            area = out[_slices(box)]
+            mixed = weight * _project(face, matrices[i], box) + (1 - weight) * area
+            area[:] = np.where(weight > 0, np.rint(mixed), area)
+            bare[_slices(box)] &= ~full
+    if left := int(bare.sum()):
+        raise ProtectionFailed(
+            f"expected every hidden pixel to be painted over, {left} are not; "
+            "pass the matrices that `hidden` was made with"
+        )
+    return out
+
+
+def _levels(
+    shape_hw: tuple[int, int], matrix: Matrix, face_px: int, reach: float
+) -> Iterator[tuple[Box, NDArray[np.float64]]]:
+    """Strips of the photo around one face: (box, a lower bound of the region's level anywhere in each pixel).
+
+    `level` is a norm that a step of length d changes by at most d / min(RADII), so its value at a pixel's centre
+    less that of half the diagonal bounds the whole pixel. The strips hold every pixel bounded by `reach`.
+    """
+    inverse = _inverse(matrix)
+    grow = 0.5 * 2**0.5 * abs(complex(*matrix[:, 0])) / face_px / min(RADII)
+    half = np.array(RADII) * (reach + grow)
+    corners = (np.array(CENTRE) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])) * face_px
+    x0, y0, x1, y1 = _bounds(corners @ inverse[:, :2].T + inverse[:, 2], shape_hw)
+    rows = max(1, STRIP // max(1, x1 - x0))
+    for top in range(y0, y1, rows):
+        box = (x0, top, x1, min(top + rows, y1))
+        xy = _centres(box) @ matrix[:, :2].T + matrix[:, 2]
+        yield box, level(xy[..., 0] / face_px, xy[..., 1] / face_px) - grow
+
+
+def _crop(rgb: Rgb, hidden: Mask | None, matrices: Matrix, face_px: int) -> Tensor:
+    """`crop_faces`, of visible pixels only where `hidden` is given."""
+    crops = [torch.empty(0, 3, face_px, face_px)]
+    for matrix in matrices:
+        inverse = _inverse(matrix)
+        # A large photo is averaged over whole blocks first; what remains is a step of less than 2 pixels, taken
+        # in two halves: no detail fine enough to alias is left.
+        block = max(1, int(np.hypot(*inverse[:, 0])))
+        patch, x0, y0 = _patch(rgb, hidden, inverse, face_px, block)
+        grid = (_centres((0, 0, 2 * face_px, 2 * face_px)) / 2) @ inverse[:, :2].T + inverse[:, 2]
+        warped = _sample(patch, (grid - (x0, y0)) / block)
+        crops.append(F.avg_pool2d(warped, 2).clamp(0, 255) / 127.5 - 1)
+    return torch.cat(crops)
+
+
+def _patch(rgb: Rgb, hidden: Mask | None, inverse: Matrix, face_px: int, block: int) -> tuple[Tensor, int, int]:
+    """The photo around one crop, averaged over blocks of pixels: (1, 3, h, w) in 0 to 255, its x0, its y0."""
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * face_px
+    shape = rgb.shape[:2]
+    x0, y0, x1, y1 = _bounds(corners @ inverse[:, :2].T + inverse[:, 2], shape, margin=3 * block)
+    x0, y0 = min(x0, shape[1] - 1), min(y0, shape[0] - 1)  # a crop beyond the photo sees its nearest edge
+    window = (slice(y0, max(y1, y0 + 1)), slice(x0, max(x1, x0 + 1)))
+    seen = np.ones(rgb[window].shape[:2], np.uint8) if hidden is None else (~hidden[window]).astype(np.uint8)
+    count = _blocks(seen[..., None], block)
+    mean = _blocks(rgb[window] * seen[..., None], block) / np.maximum(count, 1)
+    patch = torch.from_numpy(mean.astype(np.float32).transpose(2, 0, 1)[None])
+    return _fill(patch, torch.from_numpy((count > 0).astype(np.float32).transpose(2, 0, 1)[None])), x0, y0
+
+
+def _blocks(image: NDArray[np.uint8], block: int) -> NDArray[np.int64]:
+    """Sums over block x block pixels of (H, W, C), the edge repeated up to a whole block."""
+    if block == 1:
+        return image.astype(np.int64)
+    h, w, channels = image.shape
+    padded = np.pad(image, ((0, -h % block), (0, -w % block), (0, 0)), "edge")
+    blocks = padded.reshape(-(-h // block), block, -(-w // block), block, channels)
+    return np.asarray(blocks.sum((1, 3), dtype=np.int64))
+
+
+def _fill(image_13HW: Tensor, seen_11HW: Tensor) -> Tensor:
+    """Unseen pixels take the mean of the smallest surroundings that hold a seen one, smoothly (push-pull)."""
+    if bool(seen_11HW.all()) or not bool(seen_11HW.any()):
+        return image_13HW
+    size = image_13HW.shape[-2:]
+    weight = F.avg_pool2d(seen_11HW, 2, ceil_mode=True)
+    coarse = F.avg_pool2d(image_13HW * seen_11HW, 2, ceil_mode=True) / weight.clamp(min=1e-6)
+    coarse = _fill(coarse, (weight > 0).float())
+    return torch.where(seen_11HW > 0, image_13HW, F.interpolate(coarse, size=size, mode="bilinear"))
+
+
+def _project(face_13HW: Tensor, matrix: Matrix, box: Box) -> NDArray[np.float32]:
+    """A painted face as the photo's pixels in `box` see it: (h, w, 3), in the face's own units."""
+    x0, y0, x1, y1 = box
+    # A face smaller in the photo than in the crop is averaged, over one point or more per crop pixel.
+    n = max(1, int(np.ceil(np.hypot(*matrix[:, 0]))))
+    points = _centres((0, 0, n * (x1 - x0), n * (y1 - y0))) / n + (x0, y0)
+    sampled = _sample(face_13HW, points @ matrix[:, :2].T + matrix[:, 2])
+    pixels = F.avg_pool2d(sampled, n) if n > 1 else sampled
+    return pixels.clamp(0, 255)[0].permute(1, 2, 0).numpy()  # bicubic overshoots
+
+
+def _sample(image_13HW: Tensor, points: NDArray[np.float64]) -> Tensor:
+    """(1, 3, h, w): the image at (h, w, 2) points in its pixels, bicubic, its edge repeated beyond it."""
+    size = np.array([image_13HW.shape[-1], image_13HW.shape[-2]])
+    grid = torch.from_numpy((points * (2 / size) - 1).astype(np.float32)[None])
+    return F.grid_sample(image_13HW, grid, "bicubic", "border", align_corners=False)
+
+
+def _inverse(matrix: Matrix) -> Matrix:
+    """The (2, 3) matrix from crop pixels to photo pixels."""
+    return np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+
+
+def _bounds(corners: NDArray[np.float64], shape_hw: Sequence[int], margin: int = 1) -> Box:
+    """Whole pixels around some points, `margin` more on each side, cut to the photo (empty if outside it)."""
+    limit = np.array([shape_hw[1], shape_hw[0]])
+    low = np.clip(np.floor(corners.min(0)) - margin, 0, limit).astype(int)
+    high = np.clip(np.ceil(corners.max(0)) + margin, low, limit).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _centres(box: Box) -> NDArray[np.float64]:
+    """(h, w, 2): x, y of the centres of the pixels in a box."""
+    x0, y0, x1, y1 = box
+    x, y = np.meshgrid(np.arange(x0, x1) + 0.5, np.arange(y0, y1) + 0.5)
+    return np.stack([x, y], -1)
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    x0, y0, x1, y1 = box
+    return slice(y0, y1), slice(x0, x1)
