@@ -74,7 +74,7 @@ def test_an_aligned_image_is_cropped_as_training_crops_it() -> None:
     matrix = similarity((TEMPLATE_52 * 178 + (0, 20))[None], PX)
     ours = (crop_faces(np.asarray(image), matrix, PX)[0] + 1) * 127.5
     np.testing.assert_allclose(ours, centre_crop(image, PX), atol=10)
-    assert np.abs(ours.numpy() - centre_crop(image, PX)).mean() < 0.6
+    assert np.abs(ours.numpy() - centre_crop(image, PX)).mean() < 1.5  # a shift by half a pixel gives 20
 
 
 def test_no_face_is_no_change() -> None:

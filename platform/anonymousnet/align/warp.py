@@ -41,8 +41,8 @@ def similarity(points_N52: NDArray[np.floating], face_px: int) -> Matrix:
     ProtectionFailed when points coincide or do not lie as a face's do, since no crop could then be trusted.
     """
     points = np.asarray(points_N52, np.float64).reshape(-1, 5, 2)
-    source, target = points[..., 0] + 1j * points[..., 1], TEMPLATE_52 @ (1, 1j) * face_px
     with np.errstate(all="ignore"):
+        source, target = points[..., 0] + 1j * points[..., 1], TEMPLATE_52 @ (1, 1j) * face_px
         centre, middle = source.mean(1), target.mean()
         z, w = source - centre[:, None], target - middle
         spread = (abs(z) ** 2).sum(1)
@@ -126,7 +126,7 @@ def _levels(
     corners = (np.array(CENTRE) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])) * face_px
     x0, y0, x1, y1 = _bounds(corners @ inverse[:, :2].T + inverse[:, 2], shape_hw)
     rows = max(1, STRIP // max(1, x1 - x0))
-    for top in range(y0, y1, rows):
+    for top in range(y0, y1 if x0 < x1 else y0, rows):
         box = (x0, top, x1, min(top + rows, y1))
         xy = _centres(box) @ matrix[:, :2].T + matrix[:, 2]
         yield box, level(xy[..., 0] / face_px, xy[..., 1] / face_px) - grow
