@@ -74,3 +74,44 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if left_out:
         terminalreporter.section("LEFT OUT: real faces")
         terminalreporter.write_line(f"{len(left_out)} tests need CelebA: set ANONYMOUSNET_CELEBA to its folder")
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that point a Config at small random networks (64 px), a random perturbation and a key of its own."""
+    from anonymousnet import weights
+    from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+    from anonymousnet.nets.generator import Generator, GeneratorConfig
+    from anonymousnet.nets.translator import Translator, TranslatorConfig
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(1)
+    classifier, generator = ClassifierConfig(px=64, width=8), GeneratorConfig(px=64, width=8, widest=32)
+    translator = TranslatorConfig(px=64, width=8, blocks=1)
+    painter = Generator(generator)
+    with torch.no_grad():  # at the start of training the code hardly shows; here it must
+        for block in [*painter.middle, *painter.modulated]:
+            block.film.weight.mul_(10)
+            block.noise.fill_(0.2)
+    for name, network, net, shape in [
+        ("attributes", "classifier", Classifier(classifier), classifier),
+        ("generator", "generator", painter, generator),
+        ("translator", "translator", Translator(translator), translator),
+    ]:
+        weights.write(folder / name, network, shape.model_dump(), net.state_dict(), {})
+    weights.write(folder / "universal", "universal", {}, {"v": torch.rand(3, 64, 64).sign() * 1.0}, {})
+    (folder / "key").write_bytes(bytes(range(32)))
+    (folder / "key").chmod(0o600)
+    return [
+        f"predict.weights={folder}/attributes", f"synthesize.weights={folder}/generator",
+        f"synthesize.translation_weights={folder}/translator", f"perturb.weights={folder}/universal",
+        f"release.key_file={folder}/key",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def page() -> np.ndarray:
+    """A photo of several synthetic faces: uint8 (H, W, 3)."""
+    from anonymousnet.data.synthetic import render_page
+
+    return render_page(3, faces=3, width=640)[0]

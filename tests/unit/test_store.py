@@ -66,9 +66,15 @@ def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"check that .*gone exists"):
-        write_atomic(tmp_path / "gone" / "a", b"")
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "deep" / "er" / "photo.png", b"x")
+    assert (tmp_path / "deep" / "er" / "photo.png").read_bytes() == b"x"
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="cannot write"):
+        write_atomic(tmp_path / "file" / "photo.png", b"x")
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ RADII = (0.30, 0.335)
 """Half width and half height: ears stay out, eyebrows, jaw and chin are in."""
 POWER = 2.6
 """Exponent of the superellipse; 2 is an ellipse, larger is squarer."""
-FEATHER = 0.14
+FEATHER = 0.11
 """Width of the soft edge, in units of `level`. It lies wholly OUTSIDE the region: inside, no source pixel shows."""
 
 Array = TypeVar("Array", np.ndarray, Tensor)

@@ -13,13 +13,14 @@ from anonymousnet.errors import StorageError
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a crash, finds the old file or the new one, never a part.
 
-    Written beside `path`, fsynced, renamed over it; the mode follows the umask. Raises StorageError, having
-    removed the unfinished file, when the folder is missing or refuses, or the disk is full.
+    Written beside `path` (its folder is made if need be), fsynced, renamed over it; the mode follows the umask.
+    Raises StorageError, having removed the unfinished file, when the folder refuses or the disk is full.
     """
     path = Path(path)
     # Hidden and of fixed length: find_photos skips it, and a name of 255 characters still has room beside it.
     unfinished = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # os.open and not tempfile: mkstemp would make every released photo mode 0600.
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:

@@ -1,0 +1,237 @@
+"""The main job: a folder in, a folder out; what cannot be protected is withheld, what undoes a release stays apart."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from anonymousnet import Anonymizer
+from anonymousnet.config import Config
+from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.errors import ConfigError, NoFaceFound, StorageError, WeightsError
+from anonymousnet.folder import Summary, anonymize_folder
+
+
+@pytest.fixture(scope="module")
+def config(small_weights: list[str]) -> Config:
+    return Config.load(None, small_weights)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, page: np.ndarray) -> Path:
+    """Ten good photos and one of each kind of bad luck."""
+    folder = tmp_path_factory.mktemp("photos")
+    picture = Image.fromarray(page)
+    for i in range(10):
+        place = folder / ("deep/er" if i % 2 else ".") / f"good-{i}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(page, 4 * i, 1)).save(place, quality=92)
+    whole = (folder / "good-0.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is no picture")
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray((page.mean(2) * 257).astype(np.uint16)).save(folder / "sixteen.png")
+    clear = picture.convert("RGBA")
+    clear.putalpha(200)
+    clear.save(folder / "rgba.png")
+    picture.save(folder / "moving.gif")
+    Image.fromarray(np.full((200, 300, 3), 180, np.uint8)).save(folder / "wall.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(photos: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Path, Path]:
+    dst = tmp_path_factory.mktemp("out") / "released"
+    summary = anonymize_folder(photos, dst, config)
+    return summary, dst, dst.with_name("released-private")
+
+
+def released_files(dst: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(dst)): p.read_bytes()
+        for p in sorted(dst.rglob("*"))
+        if p.is_file() and p.name not in ("release.parquet", "report.html")
+    }
+
+
+def test_every_photo_is_accounted_for(done: tuple[Summary, Path, Path]) -> None:
+    summary, dst, _ = done
+    assert summary.photos == 18
+    assert summary.released + summary.quarantined == summary.photos
+    assert len(released_files(dst)) == summary.released
+
+
+def test_the_ten_good_photos_keep_their_names(done: tuple[Summary, Path, Path]) -> None:
+    names = released_files(done[1])
+    assert all(f"{'deep/er/' if i % 2 else ''}good-{i}.jpg" in names for i in range(10))
+
+
+def test_the_bad_ones_are_withheld_with_their_reason(done: tuple[Summary, Path, Path]) -> None:
+    entries = [json.loads(line) for line in (done[2] / "quarantine.jsonl").read_text().splitlines()]
+    kinds = {entry["photo"]: entry["kind"] for entry in entries}
+    assert kinds == {
+        "truncated.jpg": "TruncatedImage", "empty.jpg": "EmptyImage", "text.jpg": "UnreadableImage",
+        "wall.jpg": "NoFaceFound",
+    }  # fmt: skip
+    assert all(entry["reason"] for entry in entries)
+
+
+def test_odd_formats_are_released_in_a_format_we_write(done: tuple[Summary, Path, Path]) -> None:
+    names = released_files(done[1])
+    assert {"cmyk.jpg", "sixteen.png", "rgba.png", "moving.gif.png"} <= set(names)
+    with Image.open(done[1] / "rgba.png") as image:
+        assert image.mode == "RGBA"
+
+
+def test_every_released_photo_differs_from_its_source(done: tuple[Summary, Path, Path], photos: Path) -> None:
+    for name in released_files(done[1]):
+        source = photos / name.removesuffix(".png") if name.endswith(".gif.png") else photos / name
+        assert source.read_bytes() != (done[1] / name).read_bytes()
+
+
+def test_the_table_has_a_row_per_face_and_only_public_columns(done: tuple[Summary, Path, Path]) -> None:
+    summary, dst, _ = done
+    table = pq.read_table(dst / "release.parquet").to_pandas()
+    assert len(table) == summary.faces >= 10
+    assert set(table.columns) == {
+        "photo", "face", "sha256", "width", "height", "epsilon", "t", "covers", "unprotected", "strength",
+        "perturbation", "weights", "precision", *ATTRIBUTES,
+    }  # fmt: skip
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in released_files(dst).items()}
+    assert dict(zip(table.photo, table.sha256, strict=True)) == hashes
+
+
+def test_nothing_private_stands_in_the_release(done: tuple[Summary, Path, Path]) -> None:
+    for path in done[1].rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            for word in (b"probabilit", b"similarity", b"changed", b"quarantine.jsonl", b"truncated.jpg", b"wall.jpg"):
+                assert word not in data, (path.name, word)
+
+
+def test_private_evidence_lies_apart_and_is_for_the_owner_alone(done: tuple[Summary, Path, Path]) -> None:
+    private = done[2]
+    assert private.stat().st_mode & 0o777 == 0o700
+    rows = [json.loads(line) for line in (private / "evidence.jsonl").read_text().splitlines()]
+    assert len(rows) == done[0].faces
+    assert set(rows[0]["probabilities"]) == set(ATTRIBUTES)
+
+
+def test_the_same_photos_key_and_name_give_the_same_bytes(
+    done: tuple[Summary, Path, Path], photos: Path, config: Config, tmp_path: Path
+) -> None:
+    anonymize_folder(photos, tmp_path / "again", config)
+    assert released_files(tmp_path / "again") == released_files(done[1])
+
+
+def test_another_release_name_gives_other_faces(
+    done: tuple[Summary, Path, Path], photos: Path, small_weights: list[str], tmp_path: Path
+) -> None:
+    other = Config.load(None, [*small_weights, "release.name=second"])
+    anonymize_folder(photos / "good-0.jpg", tmp_path / "other", other)
+    assert released_files(tmp_path / "other")["good-0.jpg"] != released_files(done[1])["good-0.jpg"]
+
+
+def test_a_photo_alone_comes_out_as_within_its_folder(
+    done: tuple[Summary, Path, Path], photos: Path, config: Config, tmp_path: Path
+) -> None:
+    anonymize_folder(photos / "good-2.jpg", tmp_path / "one", config)
+    assert released_files(tmp_path / "one")["good-2.jpg"] == released_files(done[1])["good-2.jpg"]
+
+
+def test_a_full_disk_leaves_no_half_written_file(
+    photos: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        anonymize_folder(photos / "good-0.jpg", tmp_path / "full", config)
+    assert not any(p.is_file() for p in (tmp_path / "full").rglob("*"))
+
+
+def test_users_mistakes_are_named(photos: Path, config: Config, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such photo or folder"):
+        anonymize_folder(tmp_path / "nowhere", tmp_path / "out", config)
+    with pytest.raises(ConfigError, match="must lie outside"):
+        anonymize_folder(photos, photos / "out", config)
+    with pytest.raises(ConfigError, match="must not stand beside the release"):
+        anonymize_folder(photos, tmp_path / "out", config, audit=tmp_path / "out" / "private")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("x")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        anonymize_folder(photos, tmp_path / "used", config)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(StorageError, match="no photos under"):
+        anonymize_folder(tmp_path / "bare", tmp_path / "out", config)
+    with pytest.raises(WeightsError, match="no weights"):
+        anonymize_folder(photos, tmp_path / "out", Config.load(None, ["predict.weights=/nowhere"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_three_lines_of_python(config: Config, page: np.ndarray) -> None:
+    anonymizer = Anonymizer.load(config)
+    release = anonymizer(page)
+    assert release.photo.size == (page.shape[1], page.shape[0])
+    public = release.faces[0].evidence.public
+    assert 0 < public.epsilon <= 10 + 1e-6
+    assert public.strength == 1.0
+    assert "Black_Hair" in public.unprotected
+
+
+def test_pil_images_arrays_and_paths_are_one(config: Config, page: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(page).save(tmp_path / "p.png")
+    anonymizer = Anonymizer.load(config)
+    results = [anonymizer(x).image.rgb for x in (page, Image.fromarray(page), tmp_path / "p.png", str(tmp_path / "p.png"))]
+    assert all((r == results[0]).all() for r in results)
+
+
+def test_outside_the_faces_the_photo_is_untouched(config: Config, page: np.ndarray) -> None:
+    anonymizer = Anonymizer.load(config)
+    prepared = anonymizer.prepare(page)
+    release = anonymizer.finish(prepared, anonymizer.run(prepared.batch))
+    changed = (release.image.rgb != page).any(2)
+    assert changed[prepared.hidden_HW].mean() > 0.95
+    assert changed.mean() < 2 * prepared.hidden_HW.mean()
+    assert not changed[:5].any()
+
+
+def test_one_subject_has_one_code_throughout_a_release(config: Config, page: np.ndarray) -> None:
+    anonymizer = Anonymizer.load(config)
+    brighter = np.clip(page.astype(int) + 9, 0, 255).astype(np.uint8)
+    named = [anonymizer.prepare(p, subject="ann").batch.code_keys for p in (page, brighter)]
+    nameless = [anonymizer.prepare(p).batch.code_keys for p in (page, brighter)]
+    assert named[0][0] == named[1][0]
+    assert nameless[0][0] != nameless[1][0]
+
+
+def test_transparency_inside_a_face_is_not_released(config: Config, page: np.ndarray) -> None:
+    anonymizer = Anonymizer.load(config)
+    rgba = np.dstack([page, np.random.default_rng(0).integers(0, 255, page.shape[:2], np.uint8)])
+    prepared = anonymizer.prepare(rgba)
+    release = anonymizer.finish(prepared, anonymizer.run(prepared.batch))
+    assert release.image.alpha is not None
+    assert (release.image.alpha[prepared.hidden_HW] == 255).all()
+
+
+def test_a_photo_without_faces_is_refused(config: Config) -> None:
+    with pytest.raises(NoFaceFound, match="lower align.detector_threshold"):
+        Anonymizer.load(config)(np.full((200, 300, 3), 180, np.uint8))
+
+
+@pytest.mark.parametrize("strength", [0.8, 0.4, 0.0])
+def test_lower_strengths_run_and_lose_the_guarantee(small_weights: list[str], page: np.ndarray, strength: float) -> None:
+    config = Config.load(None, [*small_weights, f"synthesize.strength={strength}"])
+    public = Anonymizer.load(config)(page).faces[0].evidence.public
+    assert public.strength == strength
+    assert "epsilon-DP for the pixels" not in public.covers
