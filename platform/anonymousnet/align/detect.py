@@ -66,9 +66,7 @@ class Detector:
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Detection]:
         """Faces of one photo, uint8 (H, W, 3), sorted by score (ties: by where the network saw them)."""
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-            raise ValueError(
-                f"photo: expected uint8 of shape (H, W, 3), got {rgb.dtype} of shape {rgb.shape}"
-            )
+            raise ValueError(f"photo: expected uint8 of shape (H, W, 3), got {rgb.dtype} of shape {rgb.shape}")
         longest = max(rgb.shape[:2])
         scales = [min(max(longest, SMALL), self.config.detector_side) / longest]
         while scales[-1] * longest > LARGE:

