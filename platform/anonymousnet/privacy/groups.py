@@ -64,9 +64,7 @@ class Group:
         return np.asarray(self.counts_SV / self.counts_SV.sum(axis=1, keepdims=True))
 
 
-def nearest(
-    wanted_WA: NDArray[np.bool_], values_VA: NDArray[np.bool_], weights_V: NDArray[Any]
-) -> NDArray[np.intp]:
+def nearest(wanted_WA: NDArray[np.bool_], values_VA: NDArray[np.bool_], weights_V: NDArray[Any]) -> NDArray[np.intp]:
     """For each wanted combination the index of the value that differs in the fewest attributes.
 
     Values of weight 0 are never chosen; among equally near ones the heavier wins, then the first.
@@ -85,14 +83,10 @@ def complete(groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         raise ConfigError(f"groups: unknown attributes {', '.join(unknown)}; expected CelebA's 40 names")
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
-        raise ConfigError(
-            f"groups: {', '.join(twice)} named more than once; every attribute belongs to one group"
-        )
+        raise ConfigError(f"groups: {', '.join(twice)} named more than once; every attribute belongs to one group")
     for name, attributes in groups.items():
         if not 1 <= len(attributes) <= MAX_GROUP:
-            raise ConfigError(
-                f"group '{name}': expected 1 to {MAX_GROUP} attributes, got {len(attributes)}; split it"
-            )
+            raise ConfigError(f"group '{name}': expected 1 to {MAX_GROUP} attributes, got {len(attributes)}; split it")
     alone = [name for name in ATTRIBUTES if name not in named]
     if set(alone) & set(groups):
         raise ConfigError(
@@ -104,9 +98,7 @@ def complete(groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def learn_groups(
-    table_N40: NDArray[np.bool_], attributes: Mapping[str, tuple[str, ...]]
-) -> tuple[Group, ...]:
+def learn_groups(table_N40: NDArray[np.bool_], attributes: Mapping[str, tuple[str, ...]]) -> tuple[Group, ...]:
     """Count every group given its parent, from the roots down, moving rows out of too rare combinations."""
     values: dict[str, NDArray[np.bool_]] = {}
     rows: dict[str, NDArray[np.intp]] = {}

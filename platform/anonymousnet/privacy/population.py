@@ -65,11 +65,26 @@ class Population:
                 f"shape {table_N40.shape}; CelebA's -1 and 1 become bool by `table > 0`"
             )
         if len(table_N40) < 100:
-            raise DataError(
-                f"population table: expected at least 100 rows, got {len(table_N40)}; use CelebA's"
-            )
+            raise DataError(f"population table: expected at least 100 rows, got {len(table_N40)}; use CelebA's")
         learned = learn_groups(table_N40, complete(GROUPS if groups is None else groups))
         return cls(name, len(table_N40), table_N40.mean(axis=0), learned)
+
+    def joint(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """P of each of the 2^k combinations of k attributes; the first name is the lowest bit of the index.
+
+        Summed over the trees, from the leaves up: of every group what is passed on is the chance, given the
+        parent's value, of each combination of the named attributes in it and below it.
+        """
+        size = 2 ** len(names)
+        below: dict[str | None, NDArray[np.float64]] = {}
+        for group in reversed(self.groups):
+            bits = [(group.attributes.index(n), i) for i, n in enumerate(names) if n in group.attributes]
+            code_V = sum((group.values_VA[:, a].astype(np.int64) << i for a, i in bits), np.zeros(1, np.int64))
+            own_VX = np.zeros((len(group.values_VA), size))
+            own_VX[np.arange(len(own_VX)), code_V] = 1
+            passed_SX = group.chances_SV @ _together(own_VX, below.pop(group.name, None))
+            below[group.parent] = _together(passed_SX, below.get(group.parent))
+        return np.asarray(below[None][0])
 
     def save(self, path: Path) -> None:
         """Write the counts as JSON."""
@@ -83,9 +98,7 @@ class Population:
             }
             for group in self.groups
         ]
-        marginals = dict(
-            zip(ATTRIBUTES, np.rint(self.marginals_40 * self.n).astype(int).tolist(), strict=True)
-        )
+        marginals = dict(zip(ATTRIBUTES, np.rint(self.marginals_40 * self.n).astype(int).tolist(), strict=True))
         tree = {"format": "anonymousnet population", "version": VERSION, "name": self.name, "n": self.n}
         path.write_text(json.dumps({**tree, "marginals": marginals, "groups": groups}) + "\n")
 
@@ -96,9 +109,7 @@ class Population:
         try:
             tree = json.loads(path.read_text())
         except OSError as error:
-            raise DataError(
-                f"population file {path}: cannot be read ({error.strerror}); check the path"
-            ) from error
+            raise DataError(f"population file {path}: cannot be read ({error.strerror}); check the path") from error
         except ValueError as error:
             raise DataError(f"population file {path}: not JSON ({error}); {remedy}") from error
         if not isinstance(tree, dict) or tree.get("format") != "anonymousnet population":
@@ -123,6 +134,17 @@ def celeba_population() -> Population:
         return Population.load(path)
 
 
+def _together(one_SX: NDArray[np.float64], other_SX: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Chances of combinations made of two independent parts that set different bits."""
+    if other_SX is None:
+        return one_SX
+    joint_SX = np.zeros_like(one_SX)
+    for code in np.flatnonzero(one_SX.any(axis=0)):
+        apart = np.flatnonzero(other_SX.any(axis=0))
+        joint_SX[:, code | apart] += one_SX[:, [code]] * other_SX[:, apart]
+    return joint_SX
+
+
 def _parse(tree: dict[str, Any]) -> Population:
     groups = []
     for item in tree["groups"]:
@@ -130,9 +152,7 @@ def _parse(tree: dict[str, Any]) -> Population:
         counts = np.array(item["counts"])
         if counts.dtype.kind != "i":
             raise DataError(f"group '{item['name']}': expected whole numbers as counts")
-        groups.append(
-            Group(item["name"], tuple(item["attributes"]), item["parent"], values, counts.astype(np.int64))
-        )
+        groups.append(Group(item["name"], tuple(item["attributes"]), item["parent"], values, counts.astype(np.int64)))
     marginals = np.array([int(tree["marginals"][name]) for name in ATTRIBUTES]) / int(tree["n"])
     return Population(str(tree["name"]), int(tree["n"]), marginals, tuple(groups))
 
@@ -141,12 +161,8 @@ def _check(population: Population) -> None:
     """Raise DataError unless the counts add up."""
     named = [name for group in population.groups for name in group.attributes]
     if sorted(named) != sorted(ATTRIBUTES):
-        odd = sorted(set(named) ^ set(ATTRIBUTES)) or sorted(
-            {name for name in named if named.count(name) > 1}
-        )
-        raise DataError(
-            f"groups: expected each of the 40 attributes once, got a fault at {', '.join(odd[:5])}"
-        )
+        odd = sorted(set(named) ^ set(ATTRIBUTES)) or sorted({name for name in named if named.count(name) > 1})
+        raise DataError(f"groups: expected each of the 40 attributes once, got a fault at {', '.join(odd[:5])}")
     if not ((population.marginals_40 >= 0) & (population.marginals_40 <= 1)).all():
         raise DataError("marginals: expected shares from 0 to 1")
     totals: dict[str, NDArray[np.int64]] = {}
@@ -162,8 +178,6 @@ def _check(population: Population) -> None:
         expected = np.array([population.n]) if group.parent is None else totals[group.parent]
         totals[group.name] = group.counts_SV.sum(axis=0)
         if group.counts_SV.min() < 0 or totals[group.name].min() < 1:
-            raise DataError(
-                f"group '{group.name}': expected counts of 0 and more, and every value at least once"
-            )
+            raise DataError(f"group '{group.name}': expected counts of 0 and more, and every value at least once")
         if not np.array_equal(group.counts_SV.sum(axis=1), expected):
             raise DataError(f"group '{group.name}': its counts do not add up to those of its parent, or to n")
