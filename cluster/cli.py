@@ -211,3 +211,7 @@ def _bar(unit: str) -> Callable[[Iterable[T], int | None], Iterable[T]]:
     from tqdm import tqdm
 
     return lambda items, total: tqdm(items, total=total, unit=unit, disable=None)
+
+
+if __name__ == "__main__":
+    main()
