@@ -118,15 +118,12 @@ def train(
 ) -> None:  # fmt: skip
     """Train attributes, embedder, generator, translator or landmarks; a killed run goes on where it was."""
     from anonymousnet.config import Config
-    from anonymousnet.errors import ConfigError
     from anonymousnet.training.loop import train as run
-    from anonymousnet.training.tasks import celeba_folder, task_named, training_tables
+    from anonymousnet.training.tasks import task_named, training_tables
 
     kind = task_named(task)
     config = Config.load(config_file, overrides)
-    folder = None if synthetic else data or celeba_folder()
-    if folder is None and not synthetic:
-        raise ConfigError("no training faces: give --data FOLDER, set ANONYMOUSNET_CELEBA, or use --synthetic")
+    folder = None if synthetic else _celeba(data)
     px = config.train.over(kind.defaults).px or 128
     tables = training_tables(folder, px, config.seed, lambda rows: _bar("faces")(rows, None))
     result = run(kind, config, *tables, out or Path("runs") / task)
@@ -139,7 +136,9 @@ def train(
 
 
 @main.command()
-@click.option("--guarantee", is_flag=True, help="Test on 50 faces that the release does not depend on the hidden pixels.")
+@click.option(
+    "--guarantee", is_flag=True, help="Test on 50 faces that the release does not depend on the hidden pixels."
+)
 @CONFIG
 @SET
 @JSON
@@ -186,7 +185,12 @@ def list_weights(as_json: bool) -> None:
 
     found = [store.read(name) for name in store.shipped_names()]
     rows = [
-        {"name": w.name, "network": w.network, "parameters": sum(t.numel() for t in w.tensors.values()), "sha256": w.sha256}
+        {
+            "name": w.name,
+            "network": w.network,
+            "parameters": sum(t.numel() for t in w.tensors.values()),
+            "sha256": w.sha256,
+        }
         for w in found
     ]
     show({"weights": rows}, as_json, [
@@ -204,6 +208,43 @@ def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
 
     found = [store.read(name) for name in names or store.shipped_names()]
     show({"verified": {w.name: w.sha256 for w in found}}, as_json, [f"ok  {w.name:<14}{w.sha256}" for w in found])
+
+
+@weights.command("score")
+@click.argument("name")
+@click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
+@click.option("--partition", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def score_weights(
+    name: str, data: Path | None, partition: Any, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Score a classifier or an embedder on CelebA, beside what a constant answer or chance would reach."""
+    from anonymousnet.config import Config
+    from anonymousnet.training.scoring import score_weights as score
+
+    found = score(name, _celeba(data), partition, Config.load(config_file, overrides))
+    table = [
+        "  ".join([f"{row['attribute']:<22}", *(f"{k} {v:.3f}" for k, v in row.items() if k != "attribute")])
+        for row in found.rows
+    ]
+    headline = "  ".join(f"{key} {value:.4f}" for key, value in found.means.items())
+    show(asdict(found), as_json, [*table, f"{name} on {found.faces} {partition} faces: {headline}"])
+
+
+def _celeba(data: Path | None) -> Path:
+    """CelebA's folder as given, or from the environment. Raises ConfigError where neither names one."""
+    from anonymousnet.errors import ConfigError
+    from anonymousnet.training.tasks import celeba_folder
+
+    folder = data or celeba_folder()
+    if folder is None:
+        raise ConfigError(
+            "no faces: give --data FOLDER with CelebA or set ANONYMOUSNET_CELEBA; `train` also takes --synthetic"
+        )
+    return folder
 
 
 def _bar(unit: str) -> Callable[[Iterable[T], int | None], Iterable[T]]:

@@ -47,8 +47,12 @@ def small_celeba(tmp_path: Path) -> Path:
     ]
     header = [str(len(names)), " ".join(ATTRIBUTES)]
     (folder / "list_attr_celeba.txt").write_bytes("\r\n".join([*header, *rows, ""]).encode())
-    (folder / "list_eval_partition.txt").write_text("".join(f"{n} {(0, 0, 1, 2)[i % 4]}\n" for i, n in enumerate(names)))
-    (folder / "identity_CelebA.txt").write_text("".join(f"{n} {identities[i % 12] + 100}\n" for i, n in enumerate(names)))
+    (folder / "list_eval_partition.txt").write_text(
+        "".join(f"{n} {(0, 0, 1, 2)[i % 4]}\n" for i, n in enumerate(names))
+    )
+    (folder / "identity_CelebA.txt").write_text(
+        "".join(f"{n} {identities[i % 12] + 100}\n" for i, n in enumerate(names))
+    )
     return folder
 
 

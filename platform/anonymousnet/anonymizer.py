@@ -98,7 +98,9 @@ class Anonymizer:
         """
         config = config or Config()
         runner = Runner(config.device, config.precision, config.batch)
-        population = Population.load(config.obfuscate.population) if config.obfuscate.population else celeba_population()
+        population = (
+            Population.load(config.obfuscate.population) if config.obfuscate.population else celeba_population()
+        )
         mechanism = Mechanism.solve(population, config.obfuscate)
         face_px, painter, used = _painter(config, runner)
         classifier = weights.read(config.predict.weights)
@@ -131,7 +133,9 @@ class Anonymizer:
         image = load_photo(photo, self.config.align.max_pixels)
         found = self.detector(image.rgb)
         if not found:
-            raise NoFaceFound("no face was found, so nothing could be protected; lower align.detector_threshold to look harder")
+            raise NoFaceFound(
+                "no face was found, so nothing could be protected; lower align.detector_threshold to look harder"
+            )
         # Left to right: an order that depends on the alignment alone, as the guarantee needs.
         points = sorted((d.points_52 for d in found), key=lambda p: (float(p[:, 0].mean()), float(p[:, 1].mean())))
         matrices = similarity(np.stack(points), self.face_px)
@@ -170,7 +174,9 @@ class Anonymizer:
     def finish(self, prepared: Prepared, done: FaceBatch) -> Release:
         """Paste the released faces into their photo and write the evidence down."""
         if done.faces_B3HW is None or len(done) != len(prepared.batch):
-            raise ProtectionFailed(f"expected {len(prepared.batch)} released faces, got {len(done)}; the photo is withheld")
+            raise ProtectionFailed(
+                f"expected {len(prepared.batch)} released faces, got {len(done)}; the photo is withheld"
+            )
         image = prepared.image
         rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
@@ -195,9 +201,7 @@ class Anonymizer:
             weights=self.weights,
             precision=self.runner.form,
         )
-        changed = tuple(
-            name for name, p, r in zip(ATTRIBUTES, probabilities, released, strict=True) if (p > 0.5) != r
-        )
+        changed = tuple(name for name, p, r in zip(ATTRIBUTES, probabilities, released, strict=True) if (p > 0.5) != r)
         return Evidence(public, PrivateEvidence(dict(zip(ATTRIBUTES, probabilities, strict=True)), changed))
 
 
@@ -244,5 +248,3 @@ def _painter(config: Config, runner: Runner) -> tuple[int, Stage, dict[str, str]
     translator = weights.read(config.synthesize.translation_weights)
     stage = Translate(weights.build(translator, Translator), runner)
     return net.config.px, stage, {"translator": translator.sha256}
-
-

@@ -58,7 +58,7 @@ class ObfuscateConfig(Section):
     split: Literal["equal", "sensitivity"] = "equal"
     """How groups share epsilon: the same epsilon each, or the same gamma each (rarer values then take more)."""
     t: float | None = Field(None, gt=0, le=1)
-    """If set, gamma is lowered until the expected distance of every released marginal from the population is at most t."""
+    """If set, gamma is lowered until every released marginal is expected to lie within t of the population's."""
     keep: tuple[str, ...] = ()
     """Attributes released exactly as predicted. They are then unprotected, and every report says so."""
     protect: tuple[str, ...] = ()
@@ -71,7 +71,9 @@ class ObfuscateConfig(Section):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(names) - set(ATTRIBUTES))
         if unknown:
-            raise ValueError(f"unknown attributes {', '.join(unknown)}; the 40 names are CelebA's, e.g. {ATTRIBUTES[0]}")
+            raise ValueError(
+                f"unknown attributes {', '.join(unknown)}; the 40 names are CelebA's, e.g. {ATTRIBUTES[0]}"
+            )
         return names
 
     @model_validator(mode="after")
@@ -203,7 +205,9 @@ def _yaml_lines(section: Section, indent: str) -> list[str]:
         if isinstance(value, Section):
             lines += ["", f"{indent}{name}:", *_yaml_lines(value, indent + "  ")]
             continue
-        lines += textwrap.wrap(info.description or "", 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        lines += textwrap.wrap(
+            info.description or "", 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+        )
         plain = section.model_dump(mode="json")[name]
         lines.append(f"{indent}{name}: {json.dumps(plain)}")
     return lines

@@ -66,7 +66,7 @@ class Runner:
         return to_device(net, self.device).eval()
 
     def __call__(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`function` over rows of the inputs, in chunks; result on the CPU. No rows: one row of zeros tells the shape."""
+        """`function` over rows of the inputs, in chunks; result on the CPU. No rows: a row of zeros tells the shape."""
         if not len(inputs[0]):
             return self(function, *(torch.zeros(1, *x.shape[1:], dtype=x.dtype) for x in inputs))[:0]
         with torch.inference_mode(), autocast(self.device, self.dtype):

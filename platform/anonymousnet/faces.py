@@ -121,7 +121,9 @@ class FaceBatch:
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], low: float, high: float) -> None:
     if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
-        raise StageError(f"{name}: expected float32 of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
+        raise StageError(
+            f"{name}: expected float32 of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
     if tensor.numel():
         lowest, highest = (float(v) for v in torch.aminmax(tensor))
         # Written so that NaN fails too.

@@ -100,10 +100,14 @@ def _check_folders(src: Path, dst: Path, audit: Path) -> None:
     if source.is_dir() and (target.is_relative_to(source) or private.is_relative_to(source)):
         raise ConfigError(f"{dst} and {audit} must lie outside {src}, or a second run would take releases for photos")
     if private.is_relative_to(target) or target.is_relative_to(private):
-        raise ConfigError(f"private evidence must not stand beside the release: {audit} and {dst} overlap; choose another --audit")
+        raise ConfigError(
+            f"private evidence must not stand beside the release: {audit} and {dst} overlap; choose another --audit"
+        )
     for folder in (dst, audit):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is not an empty folder; a release never mixes with other files: choose a new one")
+            raise ConfigError(
+                f"{folder} is not an empty folder; a release never mixes with other files: choose a new one"
+            )
 
 
 def _chunks(photos: Iterable[Path], size: int) -> Iterator[list[Path]]:

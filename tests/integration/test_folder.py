@@ -192,7 +192,9 @@ def test_three_lines_of_python(config: Config, page: np.ndarray) -> None:
 def test_pil_images_arrays_and_paths_are_one(config: Config, page: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(page).save(tmp_path / "p.png")
     anonymizer = Anonymizer.load(config)
-    results = [anonymizer(x).image.rgb for x in (page, Image.fromarray(page), tmp_path / "p.png", str(tmp_path / "p.png"))]
+    results = [
+        anonymizer(x).image.rgb for x in (page, Image.fromarray(page), tmp_path / "p.png", str(tmp_path / "p.png"))
+    ]
     assert all((r == results[0]).all() for r in results)
 
 
@@ -230,7 +232,9 @@ def test_a_photo_without_faces_is_refused(config: Config) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.8, 0.4, 0.0])
-def test_lower_strengths_run_and_lose_the_guarantee(small_weights: list[str], page: np.ndarray, strength: float) -> None:
+def test_lower_strengths_run_and_lose_the_guarantee(
+    small_weights: list[str], page: np.ndarray, strength: float
+) -> None:
     config = Config.load(None, [*small_weights, f"synthesize.strength={strength}"])
     public = Anonymizer.load(config)(page).faces[0].evidence.public
     assert public.strength == strength

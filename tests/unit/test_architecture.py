@@ -86,12 +86,14 @@ def test_standard_platform_survives_in_the_root() -> None:
 def test_importing_the_package_is_light() -> None:
     code = (
         "import sys, anonymousnet.cluster.cli, anonymousnet.config; "
-        "heavy = {'torch', 'ray', 'deepspeed', 'kornia', 'onnxruntime', 'matplotlib'} & set(sys.modules); print(sorted(heavy))"
+        "heavy = {'torch', 'ray', 'deepspeed', 'kornia', 'onnxruntime', 'matplotlib'}; print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_files_stay_readable() -> None:
-    long = {str(p.relative_to(ROOT)): n for f in FOLDERS for p in sources(f) if (n := len(p.read_text().splitlines())) > 330}
+    long = {
+        str(p.relative_to(ROOT)): n for f in FOLDERS for p in sources(f) if (n := len(p.read_text().splitlines())) > 330
+    }
     assert not long

@@ -117,7 +117,9 @@ def test_a_loss_that_is_no_number_stops_the_run(synthetic: FaceTable, tmp_path: 
     from anonymousnet.training.loop import TrainingDiverged
 
     with pytest.raises(TrainingDiverged, match="lower train.lr"):
-        train(TASKS["attributes"], settings("attributes", 30, "train.lr=1e30"), synthetic, synthetic, tmp_path, quiet=True)
+        train(
+            TASKS["attributes"], settings("attributes", 30, "train.lr=1e30"), synthetic, synthetic, tmp_path, quiet=True
+        )
 
 
 def test_unknown_tasks_and_empty_data_are_refused(small_celeba: Path) -> None:

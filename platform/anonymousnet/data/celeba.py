@@ -151,7 +151,9 @@ def _read_pairs(path: Path) -> dict[str, int]:
         try:
             pairs[name] = int(value)
         except ValueError:
-            raise AttributeTableError(f"expected 'name number', got '{line[:60]}'; check line {number} of {path}") from None
+            raise AttributeTableError(
+                f"expected 'name number', got '{line[:60]}'; check line {number} of {path}"
+            ) from None
     return pairs
 
 

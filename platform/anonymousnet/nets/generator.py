@@ -71,7 +71,10 @@ class Generator(nn.Module):
         self.config = config
         widths, style = config.widths, config.style
         self.mapping = nn.Sequential(
-            nn.Linear(len(ATTRIBUTES) + config.code, style), nn.LeakyReLU(0.2), nn.Linear(style, style), nn.LeakyReLU(0.2)
+            nn.Linear(len(ATTRIBUTES) + config.code, style),
+            nn.LeakyReLU(0.2),
+            nn.Linear(style, style),
+            nn.LeakyReLU(0.2),
         )
         # On a CPU a layer at full resolution costs more than all others together: fold 2x2 pixels into channels.
         self.stem = _conv(4 * 4, widths[0])

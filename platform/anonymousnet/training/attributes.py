@@ -48,14 +48,14 @@ class AttributesTask(Task):
         return {"loss": loss.detach(), **parts}
 
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
-        logits = _logits(networks["classifier"], held_out)
+        logits = logits_of(networks["classifier"], held_out)
         return score_attributes(torch.sigmoid(logits).numpy(), held_out.attributes_N40).means()
 
     def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
         weights.write(folder, "classifier", self.shape.model_dump(), networks["classifier"].state_dict(), notes)
 
 
-def _logits(net: nn.Module, table: FaceTable) -> Tensor:
+def logits_of(net: nn.Module, table: FaceTable) -> Tensor:
     """Logits N40 of all faces and of their mirror images, averaged (float32, CPU)."""
     device = next(net.parameters()).device
     found = []

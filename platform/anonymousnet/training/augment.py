@@ -16,7 +16,7 @@ def flip(faces: Tensor, chance: float = 0.5) -> Tensor:
 
 
 def jitter_matrices(n: int, degrees: float, scale: float, shift: float) -> Tensor:
-    """Random similarity matrices (n, 2, 3) for `affine_grid`: rotation +-degrees, zoom +-scale, shift +-shift of the side."""
+    """Random similarities (n, 2, 3) for `affine_grid`: rotation +-degrees, zoom +-scale, shift +-shift of the side."""
     angle = (torch.rand(n) * 2 - 1) * math.radians(degrees)
     zoom = 1 + (torch.rand(n) * 2 - 1) * scale
     move = (torch.rand(n, 2) * 2 - 1) * 2 * shift

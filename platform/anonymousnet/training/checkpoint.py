@@ -29,7 +29,9 @@ def save_checkpoint(out: Path, step: int, engines: Mapping[str, Engine], run: Ma
         partial.rename(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"cannot write checkpoint {final}: {error}; free some disk, or choose another --out") from error
+        raise StorageError(
+            f"cannot write checkpoint {final}: {error}; free some disk, or choose another --out"
+        ) from error
     for old in _all(out):
         if old != final:
             shutil.rmtree(old, ignore_errors=True)

@@ -158,7 +158,14 @@ class GeneratorTask(Task):
         return parts | {"d_accuracy": attribute_parts["accuracy"]}
 
     def _generator_loss(
-        self, critic: nn.Module, painted: Tensor, composite: Tensor, target: Tensor, inputs: Inputs, half: int, step: int
+        self,
+        critic: nn.Module,
+        painted: Tensor,
+        composite: Tensor,
+        target: Tensor,
+        inputs: Inputs,
+        half: int,
+        step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # A critic that gathers gradients here would be silently wrong under DeepSpeed, and slow everywhere.
         critic.requires_grad_(False)
@@ -184,7 +191,7 @@ class GeneratorTask(Task):
         return loss, parts
 
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
-        """The critic's opinion of held-out real faces: far below that of training faces, it has learned them by heart."""
+        """The critic's opinion of held-out real faces: far below training faces', it knows those by heart."""
         device = next(networks["critic"].parameters()).device
         rows = torch.arange(min(256, len(held_out))).numpy()
         batch = held_out.batch(rows, device)

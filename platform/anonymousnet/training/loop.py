@@ -46,7 +46,9 @@ class Result:
     seconds: float
 
 
-def train(kind: type[Task], config: Config, data: FaceTable, held_out: FaceTable, out: Path, quiet: bool = False) -> Result:
+def train(
+    kind: type[Task], config: Config, data: FaceTable, held_out: FaceTable, out: Path, quiet: bool = False
+) -> Result:
     """Train one task to its last step, going on from OUT's newest checkpoint, and export its weights to OUT/weights."""
     out.mkdir(parents=True, exist_ok=True)
     settings = config.train.over(kind.defaults)
@@ -63,7 +65,9 @@ def train(kind: type[Task], config: Config, data: FaceTable, held_out: FaceTable
     steps, batch = settings.steps or 1, settings.batch or 2
     started, losses = time.monotonic(), dict[str, float]()
     with SummaryWriter(str(out / "tensorboard"), purge_step=first) as board, _Log(out / "losses.jsonl", first) as log:
-        for step in tqdm(range(first, steps), kind.name, steps, initial=first, unit="step", disable=quiet, mininterval=5):
+        for step in tqdm(
+            range(first, steps), kind.name, steps, initial=first, unit="step", disable=quiet, mininterval=5
+        ):
             torch.manual_seed(_mix(config.seed, step))
             rows = rows_of_step(config.seed, step, batch, len(data))
             set_lr(optimizers.values(), task.lr(step))
@@ -148,7 +152,11 @@ class _Log:
     def __init__(self, path: Path, first: int) -> None:
         kept = []
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < first]
+            kept = [
+                line
+                for line in path.read_text().splitlines()
+                if line.endswith("}") and json.loads(line)["step"] < first
+            ]
         path.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a")
 

@@ -43,7 +43,7 @@ def generator_loss(fake_B: Tensor) -> tuple[Tensor, Parts]:
 
 
 def r1_penalty(real_scores_B: Tensor, real_B3HW: Tensor) -> Tensor:
-    """Mean squared gradient norm of the critic at real faces (Mescheder et al., ICML 2018, eq. 9, without gamma / 2)."""
+    """Mean squared gradient norm of the critic at real faces (Mescheder et al., ICML 2018, eq. 9; no gamma / 2)."""
     (gradient,) = torch.autograd.grad(real_scores_B.sum(), real_B3HW, create_graph=True)
     penalty: Tensor = gradient.float().square().sum((1, 2, 3)).mean()
     return penalty
@@ -56,14 +56,14 @@ def gradient_penalty(scores_B: Tensor, mixed_B3HW: Tensor) -> Tensor:
 
 
 def region_l1(painted: Tensor, target: Tensor, weight_1HW: Tensor, pool: int) -> tuple[Tensor, Tensor]:
-    """(fine, coarse): mean absolute difference inside the weighted region, per pixel and after `pool`x`pool` averaging."""
+    """(fine, coarse): mean absolute difference in the weighted region, per pixel and after `pool`x`pool` averaging."""
     difference = (painted - target) * weight_1HW
     share = weight_1HW.mean()
     return difference.abs().mean() / share, F.avg_pool2d(difference, pool).abs().mean() / share
 
 
 def shape_distance(a: Tensor, b: Tensor, weight_1HW: Tensor) -> Tensor:
-    """Mean absolute difference of two paintings in the weighted region after 4x4 averaging, their overall colours aside."""
+    """Mean absolute difference of two paintings in the region after 4x4 averaging, their overall colours aside."""
     difference = a - b
     colour = (difference * weight_1HW).mean((2, 3), keepdim=True) / weight_1HW.mean()
     return F.avg_pool2d((difference - colour) * weight_1HW, 4).abs().mean() / weight_1HW.mean()

@@ -39,7 +39,7 @@ def celeba_folder() -> Path | None:
 def training_tables(
     data: Path | None, px: int, seed: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows
 ) -> tuple[FaceTable, FaceTable]:
-    """(training, held out) faces at `px`: CelebA's train and validation partitions, or synthetic faces where data is None.
+    """(training, held out) faces at `px`: CelebA's train and validation partitions; synthetic where data is None.
 
     Raises StorageError, AttributeTableError, DataError when the folder does not hold CelebA.
     """

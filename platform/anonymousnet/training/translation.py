@@ -69,7 +69,11 @@ class TranslatorTask(Task):
         by_attribute = by_attribute * truth.shape[1]
         distance = on_real.mean() - on_fake.mean()
         critic.step(-distance + LAMBDA_ATTRIBUTES * by_attribute + LAMBDA_PENALTY * penalty)
-        return {"wasserstein": distance.detach(), "penalty": penalty.detach(), "d_accuracy": attribute_parts["accuracy"]}
+        return {
+            "wasserstein": distance.detach(),
+            "penalty": penalty.detach(),
+            "d_accuracy": attribute_parts["accuracy"],
+        }
 
     def _translator_step(
         self, translator: Engine, critic: nn.Module, real: Tensor, truth: Tensor, target: Tensor
@@ -86,7 +90,9 @@ class TranslatorTask(Task):
 
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
         """Share of target attributes that the critic's head reads back, and the cycle's error, on held-out faces."""
-        batch = held_out.batch(torch.arange(min(128, len(held_out))).numpy(), next(networks["critic"].parameters()).device)
+        batch = held_out.batch(
+            torch.arange(min(128, len(held_out))).numpy(), next(networks["critic"].parameters()).device
+        )
         target = batch.attributes_B40.roll(1, 0)
         fake = networks["translator"](batch.faces_B3HW, target)
         _, logits = networks["critic"](fake)
@@ -98,7 +104,9 @@ class TranslatorTask(Task):
 
     def samples(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> Tensor | None:
         """Columns of faces; rows: photo, its own attributes, another person's."""
-        batch = held_out.batch(torch.arange(min(12, len(held_out))).numpy(), next(networks["critic"].parameters()).device)
+        batch = held_out.batch(
+            torch.arange(min(12, len(held_out))).numpy(), next(networks["critic"].parameters()).device
+        )
         net = networks["translator"]
         own, other = batch.attributes_B40, batch.attributes_B40.roll(1, 0)
         rows = [batch.faces_B3HW, net(batch.faces_B3HW, own), net(batch.faces_B3HW, other)]

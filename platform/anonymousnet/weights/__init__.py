@@ -32,7 +32,6 @@ Net = TypeVar("Net", bound=nn.Module)
 SHIPPED = Path(__file__).parent
 NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
     "classifier": (Classifier, ClassifierConfig),
-
     "embedder": (Embedder, EmbedderConfig),
     "generator": (Generator, GeneratorConfig),
     "translator": (Translator, TranslatorConfig),
@@ -60,7 +59,7 @@ def folder_of(name: str) -> Path:
     if not (folder / "config.json").exists():
         shipped = ", ".join(shipped_names()) or "none"
         raise WeightsError(
-            f"no weights '{name}': expected a shipped name ({shipped}) or a folder with config.json and model.safetensors"
+            f"no weights '{name}': expected a shipped name ({shipped}) or a folder that holds config.json"
         )
     return folder
 
@@ -83,9 +82,7 @@ def read(name: str) -> Weights:
         raise WeightsError(f"weights {folder} do not read ({error!r}); restore or retrain them") from error
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
-        raise WeightsError(
-            f"{file} was altered: expected sha256 {expected[:16]}…, got {found[:16]}…; restore the file"
-        )
+        raise WeightsError(f"{file} was altered: expected sha256 {expected[:16]}…, got {found[:16]}…; restore the file")
     try:
         tensors = load(data)
     except SafetensorError as error:
@@ -93,7 +90,9 @@ def read(name: str) -> Weights:
     return Weights(folder.name, network, config, found, tensors, meta.get("notes", {}))
 
 
-def write(folder: Path, network: str, config: dict[str, Any], state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> str:
+def write(
+    folder: Path, network: str, config: dict[str, Any], state: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> str:
     """Write fp16 safetensors and config.json into `folder`; returns the file's SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     halves = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}

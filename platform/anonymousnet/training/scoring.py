@@ -1,0 +1,62 @@
+"""Scores of finished weights on a partition of CelebA: what a model card says, and how to check it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from anonymousnet import weights
+from anonymousnet.config import Config
+from anonymousnet.data.celeba import CelebA, Partition
+from anonymousnet.device import Runner, autocast
+from anonymousnet.errors import ConfigError, DataError
+from anonymousnet.metrics.attributes import score_attributes
+from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.embedder import Embedder
+from anonymousnet.training.attributes import logits_of
+from anonymousnet.training.data import FaceTable
+from anonymousnet.training.embedder import embed, verification_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Means for a headline, rows for a table."""
+
+    name: str
+    faces: int
+    means: Mapping[str, float]
+    rows: list[dict[str, float | str]]
+
+
+def score_weights(name: str, data: Path, partition: Partition, config: Config) -> Scores:
+    """Score a classifier or an embedder on the faces of one partition.
+
+    The majority baseline is the training partition's majority, which is what a constant answer could know.
+    Raises ConfigError for weights of another kind, DataError for an empty partition.
+    """
+    read = weights.read(name)
+    runner = Runner(config.device, config.precision, 64)
+    celeba = CelebA.open(data)
+    part = celeba.part(partition)
+    if not len(part):
+        raise DataError(f"expected {partition} images in {data}, got none; check list_eval_partition.txt")
+    net: nn.Module
+    if read.network == "classifier":
+        net = runner.place(weights.build(read, Classifier))
+    elif read.network == "embedder":
+        net = runner.place(weights.build(read, Embedder))
+    else:
+        raise ConfigError(f"weights {name} are a {read.network}; classifiers and embedders can be scored")
+    table = FaceTable(part.faces(int(read.config["px"])), part.attributes, part.identities)
+    with torch.inference_mode(), autocast(runner.device, runner.dtype):
+        if isinstance(net, Embedder):
+            return Scores(name, len(part), verification_scores(embed(net, table.faces_N3HW), table.identities_N), [])
+        assert isinstance(net, Classifier)
+        probabilities = torch.sigmoid(logits_of(net, table) / net.temperature_40.cpu())
+    majority = celeba.part("train").attributes.mean(0) > 0.5
+    scores = score_attributes(probabilities.numpy(), part.attributes, majority)
+    return Scores(name, len(part), scores.means(), scores.table())
