@@ -51,9 +51,7 @@ def mechanisms(draw: st.DrawFn, keeps: bool) -> tuple[Mechanism, tuple[str, ...]
     weights[rng.integers(len(vectors))] = 1
     table = vectors[rng.choice(len(vectors), size=600, p=weights / weights.sum())]
     home = rng.integers(0, draw(st.integers(1, 6)), size=len(names))
-    groups = {
-        f"g{h}": [n for n, own in zip(names, home, strict=True) if own == h] for h in set(home.tolist())
-    }
+    groups = {f"g{h}": [n for n, own in zip(names, home, strict=True) if own == h] for h in set(home.tolist())}
     population = Population.learn(table, groups)
     gammas = {name: float(rng.choice([0.0, 0.03, 0.4, 0.9, 0.999]) * rng.uniform(0.9, 1)) for name in groups}
     keep = tuple(n for n in names if keeps and rng.random() < 0.3)
@@ -174,9 +172,7 @@ def test_rows_are_released_independently_and_purely():
     mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=30))
     truth, uniforms = rng.random((40_000, 40)) < 0.3, rng.random((40_000, UNIFORMS))
     whole = mechanism.release(truth, uniforms)
-    assert np.array_equal(
-        whole[20_000:20_005], mechanism.release(truth[20_000:20_005], uniforms[20_000:20_005])
-    )
+    assert np.array_equal(whole[20_000:20_005], mechanism.release(truth[20_000:20_005], uniforms[20_000:20_005]))
     assert mechanism.release(truth[:0], uniforms[:0]).shape == (0, 40)
     edge = np.stack([np.zeros(UNIFORMS), np.full(UNIFORMS, 1 - 2.0**-53)])
     assert np.isfinite(mechanism.log_likelihood(truth[:2], mechanism.release(truth[:2], edge))).all()
@@ -247,6 +243,18 @@ def test_epsilon_zero_and_unknown_names_are_refused():
         Mechanism(population, {}, ("Beard",))
 
 
+def test_fingerprint_stands_for_the_settings():
+    population = celeba_population()
+    one, same, other, kept = (
+        Mechanism.solve(population, ObfuscateConfig(**setting))
+        for setting in ({"epsilon": 3}, {"epsilon": 3.0}, {"epsilon": 4}, {"epsilon": 3, "keep": ("Male",)})
+    )
+    assert one.fingerprint == same.fingerprint
+    plain = [Mechanism(population, {"hair": gamma}).fingerprint for gamma in (0.1, 0.2)]
+    assert len({one.fingerprint, other.fingerprint, kept.fingerprint, *plain}) == 5
+    assert len(one.fingerprint) == 32
+
+
 def test_words_promise_the_pixels_only_at_full_strength():
     mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=10, keep=("Smiling",)))
     promise = "epsilon-DP for the pixels"
@@ -269,9 +277,7 @@ def real_table(tmp_path_factory) -> np.ndarray:
         with zipfile.ZipFile(folder / "labels.zip") as archive:
             path.write_bytes(archive.read("list_attr_celeba.txt"))
     if not path.exists():
-        pytest.skip(
-            f"NOT CHECKED ON REAL DATA: no CelebA list in {folder}; set ANONYMOUSNET_CELEBA to its folder"
-        )
+        pytest.skip(f"NOT CHECKED ON REAL DATA: no CelebA list in {folder}; set ANONYMOUSNET_CELEBA to its folder")
     lines = path.read_bytes().split(b"\n", 2)
     assert lines[1].split() == [name.encode() for name in ATTRIBUTES]
     return np.array(lines[2].split(), dtype="S10").reshape(int(lines[0]), 41)[:, 1:] == b"1"

@@ -49,9 +49,7 @@ def distance(kernels: Sequence[Kernel], population: Population) -> float:
         group, chance_VRV = kernel.setting.group, kernel.chance_VRV
         parent_R = group.counts_SV.sum(axis=1) / population.n
         expected_VRA = chance_VRV @ group.values_VA
-        off_VA = np.abs(
-            np.einsum("r,vra->va", parent_R, expected_VRA) - population.marginals_40[group.columns]
-        )
+        off_VA = np.abs(np.einsum("r,vra->va", parent_R, expected_VRA) - population.marginals_40[group.columns])
         bound_A = off_VA.max(axis=0) + reach[group.parent] * np.ptp(expected_VRA, axis=1).max(axis=0)
         furthest_A = np.abs(expected_VRA - population.marginals_40[group.columns]).max(axis=(0, 1))
         bound_A = np.minimum(bound_A, furthest_A)
@@ -95,9 +93,7 @@ def spend(settings: Sequence[Setting], names: Sequence[str], epsilon: float, spl
     return {kernel.setting.group.name: kernel.gamma for kernel in at(low)}
 
 
-def cap(
-    settings: Sequence[Setting], gammas: dict[str, float], t: float, population: Population
-) -> dict[str, float]:
+def cap(settings: Sequence[Setting], gammas: dict[str, float], t: float, population: Population) -> dict[str, float]:
     """The gammas, all lowered by the same factor until the expected distance is at most t.
 
     Raises ConfigError where even gamma 0 leaves the release further off: kept attributes move others.

@@ -123,18 +123,14 @@ class Carried:
         same = setting.pattern_V[None, :] == np.arange(setting.patterns)[:, None]
         believed_CV = (believed_RV[:, None, :] * same[None]).reshape(setting.chances_CV.shape)
         total_C = believed_CV.sum(axis=1, keepdims=True)
-        believed_CV = np.where(
-            total_C > 0, believed_CV / np.where(total_C > 0, total_C, 1), setting.chances_CV
-        )
+        believed_CV = np.where(total_C > 0, believed_CV / np.where(total_C > 0, total_C, 1), setting.chances_CV)
         p_CK, q_CK = setting.cells_CK, (setting.members_CKV * believed_CV[:, None, :]).sum(axis=2)
         stays_CK = np.minimum(1.0, p_CK / np.where(q_CK > 0, q_CK, 1.0))
         stays_CK[q_CK <= 0] = 1.0
         excess_CK = np.maximum(p_CK - q_CK, 0.0)
         excess_C = excess_CK.sum(axis=1, keepdims=True)
         goes_CK = np.where(excess_C > 1e-12, excess_CK / np.maximum(excess_C, 1e-12), p_CK)
-        land_CJK = (
-            stays_CK[:, :, None] * np.eye(p_CK.shape[1]) + (1 - stays_CK)[:, :, None] * goes_CK[:, None, :]
-        )
+        land_CJK = stays_CK[:, :, None] * np.eye(p_CK.shape[1]) + (1 - stays_CK)[:, :, None] * goes_CK[:, None, :]
         real_CJ1 = setting.members_CKV.any(axis=2, keepdims=True)
         most_CK = np.where(real_CJ1, land_CJK, 0.0).max(axis=1)
         least_CK = np.where(real_CJ1, land_CJK, 1.0).min(axis=1)
@@ -175,9 +171,7 @@ class Kernel:
         cells_CJK = (1 - g) * setting.cells_CK[:, None, :] + g * self.carried.land_CJK
         # Every value lies in one cell and has a fixed share of its chance.
         within_CV = setting.chances_CV / np.take_along_axis(setting.cells_CK, setting.cell_CV, axis=1)
-        return np.asarray(
-            np.take_along_axis(cells_CJK, setting.cell_CV[:, None, :], axis=2) * within_CV[:, None, :]
-        )
+        return np.asarray(np.take_along_axis(cells_CJK, setting.cell_CV[:, None, :], axis=2) * within_CV[:, None, :])
 
     @functools.cached_property
     def cost_CV(self) -> Floats:

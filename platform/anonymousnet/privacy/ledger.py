@@ -1,8 +1,8 @@
 """The privacy ledger: how much epsilon each subject has spent, over all releases, whatever crashes in between.
 
     with Ledger(path, budget=20.0, key=load_key(...)) as ledger:
-        ledger.spend(subject, photo, "summer-2026", mechanism.epsilons)     # first
-        ...                                                                 # then release the photo
+        ledger.spend(subject, photo_sha256 + mechanism.fingerprint, "summer-2026", mechanism.epsilons)   # first
+        ...                                                                              # then release the photo
 
 - Releases of one subject add up (sequential composition). Disjoint subjects do not: `worst` is what holds for
 everybody

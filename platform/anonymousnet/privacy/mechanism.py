@@ -45,6 +45,7 @@ bounds the expected distance for every data set; `marginals` gives the exact exp
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -58,6 +59,8 @@ from anonymousnet.privacy.composition import assemble, cap, distance, spend, wor
 from anonymousnet.privacy.kernel import GAMMA_MAX, Floats, Setting
 from anonymousnet.privacy.population import Population
 
+VERSION = 1
+"""Goes up when the same settings and uniforms would give other answers."""
 UNIFORMS = len(ATTRIBUTES)
 """Uniform numbers that `release` takes per image: one for each of the at most 40 groups."""
 
@@ -65,16 +68,12 @@ UNIFORMS = len(ATTRIBUTES)
 class Mechanism:
     """A population, a gamma for each of its groups, and the attributes released as they are."""
 
-    def __init__(
-        self, population: Population, gammas: Mapping[str, float], keep: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, population: Population, gammas: Mapping[str, float], keep: tuple[str, ...] = ()) -> None:
         """`gammas`: group name -> chance of keeping, 0 to below 1; groups not named keep nothing.
 
         Raises ConfigError for an unknown group or attribute, or a gamma that protects nothing.
         """
-        unknown = sorted(set(gammas) - {group.name for group in population.groups}) + sorted(
-            set(keep) - set(INDEX)
-        )
+        unknown = sorted(set(gammas) - {group.name for group in population.groups}) + sorted(set(keep) - set(INDEX))
         if unknown:
             raise ConfigError(f"unknown groups or attributes {', '.join(unknown)}; see the population file")
         for name, gamma in gammas.items():
@@ -82,6 +81,9 @@ class Mechanism:
         self.population = population
         self.unprotected: tuple[str, ...] = tuple(name for name in ATTRIBUTES if name in keep)
         """Attributes released exactly; epsilon says nothing about them."""
+        self.fingerprint = _fingerprint(population, sorted(gammas.items()), self.unprotected)
+        """32 bytes that stand for this mechanism. They belong into what the uniforms are derived from: another
+        mechanism that drew with the same uniforms would give a second answer that does not simply add to the first."""
         self._kernels = assemble(_settings(population, keep), lambda c: gammas.get(c.setting.group.name, 0.0))
 
     @classmethod
@@ -102,7 +104,11 @@ class Mechanism:
             gammas = spend(settings, names, config.epsilon, config.split)
         if config.t is not None:
             gammas = cap(settings, gammas, config.t, population)
-        return cls(population, gammas, config.keep)
+        mechanism = cls(population, gammas, config.keep)
+        # From the settings, not from the gammas, which different processors solve to different last digits.
+        asked = config.model_dump(mode="json", exclude={"population"})
+        mechanism.fingerprint = _fingerprint(population, sorted(asked.items()))
+        return mechanism
 
     @property
     def gammas(self) -> dict[str, float]:
@@ -174,9 +180,7 @@ class Mechanism:
             setting, columns = kernel.setting, kernel.setting.group.columns
             values, drawn[setting.group.name] = setting.values(truth_B40), setting.values(released_B40)
             contexts = setting.contexts(_parents(setting, drawn, len(truth_B40)), values)
-            chance_B = kernel.chance_CJV[
-                contexts, setting.cell_CV[contexts, values], drawn[setting.group.name]
-            ]
+            chance_B = kernel.chance_CJV[contexts, setting.cell_CV[contexts, values], drawn[setting.group.name]]
             same_B = released_B40[:, columns] == setting.group.values_VA[drawn[setting.group.name]]
             same_B[:, setting.kept_A] = (released_B40 == truth_B40)[:, columns][:, setting.kept_A]
             with np.errstate(divide="ignore"):
@@ -221,9 +225,7 @@ def covers(mechanism: Mechanism, strength: float, guarantee: bool) -> str:
     """
     if math.isinf(mechanism.epsilon):
         return "Nothing: every attribute is released as it is."
-    words = [
-        f"epsilon {mechanism.epsilon:.4g} per image covers the vector of attributes that Stage II releases"
-    ]
+    words = [f"epsilon {mechanism.epsilon:.4g} per image covers the vector of attributes that Stage II releases"]
     if mechanism.unprotected:
         words[0] += f", except {', '.join(mechanism.unprotected)}, which are released as they are"
     if strength == 1 and guarantee:
@@ -240,6 +242,10 @@ def covers(mechanism: Mechanism, strength: float, guarantee: bool) -> str:
         "that show there), the alignment, other photos of the same person, and anyone who holds the key"
     )
     return ". ".join(words) + "."
+
+
+def _fingerprint(population: Population, *settings: object) -> bytes:
+    return hashlib.sha256(repr((VERSION, population.text(), *settings)).encode()).digest()
 
 
 def _settings(population: Population, keep: tuple[str, ...]) -> list[Setting]:

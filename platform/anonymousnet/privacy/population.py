@@ -88,6 +88,10 @@ class Population:
 
     def save(self, path: Path) -> None:
         """Write the counts as JSON."""
+        path.write_text(self.text())
+
+    def text(self) -> str:
+        """The counts as JSON, the same for the same population."""
         groups = [
             {
                 "name": group.name,
@@ -100,7 +104,7 @@ class Population:
         ]
         marginals = dict(zip(ATTRIBUTES, np.rint(self.marginals_40 * self.n).astype(int).tolist(), strict=True))
         tree = {"format": "anonymousnet population", "version": VERSION, "name": self.name, "n": self.n}
-        path.write_text(json.dumps({**tree, "marginals": marginals, "groups": groups}) + "\n")
+        return json.dumps({**tree, "marginals": marginals, "groups": groups}) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Population:
