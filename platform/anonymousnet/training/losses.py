@@ -52,7 +52,8 @@ def r1_penalty(real_scores_B: Tensor, real_B3HW: Tensor) -> Tensor:
 def gradient_penalty(scores_B: Tensor, mixed_B3HW: Tensor) -> Tensor:
     """WGAN-GP: squared distance of the gradient norm from 1 (Gulrajani et al., NeurIPS 2017)."""
     (gradient,) = torch.autograd.grad(scores_B.sum(), mixed_B3HW, create_graph=True)
-    return (gradient.float().flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: Tensor = (gradient.float().flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 def region_l1(painted: Tensor, target: Tensor, weight_1HW: Tensor, pool: int) -> tuple[Tensor, Tensor]:

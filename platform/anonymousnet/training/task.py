@@ -1,4 +1,4 @@
-"""Task: what one network's training is made of. `loop.train` drives it here; another engine drives it on many machines."""
+"""Task: what one network's training is made of. `loop.train` drives it; another engine, many machines."""
 
 from __future__ import annotations
 

@@ -1,0 +1,93 @@
+"""What a universal perturbation is made to fool. A target answers with margins: positive while it is not fooled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Network = Callable[[Tensor], Tensor]
+
+
+class Target(Protocol):
+    """A network to be fooled. Faces are (B, 3, H, W) in [-1, 1]."""
+
+    need: float
+    """Share of the margins that must be negative for a face to count as fooled (0: any one)."""
+
+    def reference(self, faces: Tensor) -> Tensor:
+        """What the network says of the clean faces, (B, ...); computed once."""
+
+    def margins(self, faces: Tensor, reference: Tensor) -> Tensor:
+        """(B, M), in units of the network's own answer: how far each of its M answers is from being overturned."""
+
+
+def fooled(margins_BM: Tensor, need: float) -> Tensor:
+    """Which faces count as fooled: bool (B,)."""
+    return (margins_BM < 0).float().mean(1) > need if need else (margins_BM < 0).any(1)
+
+
+class ClassTarget:
+    """A softmax classifier: fooled when its first choice changes. M = the `top` runners-up."""
+
+    def __init__(self, net: Network, top: int = 5) -> None:
+        self.net, self.need, self.top = net, 0.0, top
+
+    def reference(self, faces: Tensor) -> Tensor:
+        return self.net(faces).argsort(1, descending=True)[:, : self.top + 1]
+
+    def margins(self, faces: Tensor, reference: Tensor) -> Tensor:
+        logits = self.net(faces).float()
+        first = logits.gather(1, reference[:, :1])
+        others = logits.scatter(1, reference[:, :1], -torch.inf).topk(self.top, 1).values
+        return first - others
+
+
+class AttributeTarget:
+    """The attribute classifier: fooled when more than `need` of its 40 answers are overturned."""
+
+    def __init__(self, net: Network, px: int, need: float = 0.1) -> None:
+        self.net, self.px, self.need = net, px, need
+
+    def reference(self, faces: Tensor) -> Tensor:
+        return self.net(sized(faces, self.px)).float().sign()
+
+    def margins(self, faces: Tensor, reference: Tensor) -> Tensor:
+        return self.net(sized(faces, self.px)).float() * reference
+
+
+class EmbedderTarget:
+    """A face recogniser: fooled when the cosine to the clean face falls below `threshold`. M = 1."""
+
+    def __init__(self, net: Network, px: int, threshold: float) -> None:
+        self.net, self.px, self.threshold, self.need = net, px, threshold, 0.0
+
+    def reference(self, faces: Tensor) -> Tensor:
+        return self.net(sized(faces, self.px))
+
+    def margins(self, faces: Tensor, reference: Tensor) -> Tensor:
+        vectors = self.net(sized(faces, self.px))
+        # Ten times the cosine is about the scale of a logit, so that targets weigh alike in an ensemble.
+        return 10 * ((vectors * reference).sum(1, keepdim=True) - self.threshold)
+
+
+def sized(faces: Tensor, px: int) -> Tensor:
+    """Faces at the network's own size."""
+    if faces.shape[-1] == px:
+        return faces
+    return F.interpolate(faces, size=(px, px), mode="bilinear", antialias=True, align_corners=False)
+
+
+def fooling_rates(v: Tensor, faces: Tensor, targets: Sequence[Target], batch: int = 64) -> list[float]:
+    """Share of faces (N, 3, H, W) that each target is fooled on once v (in faces' units, span 2) is added."""
+    counts = [0] * len(targets)
+    with torch.no_grad():
+        for chunk in torch.split(faces, batch):
+            perturbed = (chunk + v).clamp(-1, 1)
+            for i, target in enumerate(targets):
+                margins = target.margins(perturbed, target.reference(chunk))
+                counts[i] += int(fooled(margins, target.need).sum())
+    return [count / len(faces) for count in counts]

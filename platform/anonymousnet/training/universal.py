@@ -1,0 +1,178 @@
+"""The universal adversarial perturbation: one v, ||v||_inf <= xi, that fools the targets on most faces.
+
+Units. xi is a share of a channel's full range 0 to 1 (10/255: ten grey levels). Faces span [-1, 1], so inside this
+module v is held in [-2 xi, 2 xi]. `Universal.v` is stored at unit size, in [-1, 1]: Stage IV scales it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anonymousnet.errors import ConfigError
+from anonymousnet.training.targets import Target, fooled, fooling_rates
+
+Solver = Literal["sgd", "deepfool"]
+CLIP = 3.0
+"""A face whose margins lie below -CLIP is fooled well enough: it no longer pulls (Shafahi et al., AAAI 2020)."""
+OVERSHOOT, DEEPFOOL_STEPS = 0.02, 10
+
+
+@dataclass(slots=True)
+class Universal:
+    """A perturbation and how it came about. Also the state that a later call goes on from."""
+
+    v: Tensor
+    """(3, H, W) in [-1, 1]: unit size."""
+    epochs: int = 0
+    history: list[list[float]] = field(default_factory=list)
+    """Fooling rate of each target after each epoch, on the faces it was made from."""
+
+
+def solve(
+    faces_N3HW: Tensor,
+    targets: Sequence[Target],
+    xi: float,
+    solver: Solver = "sgd",
+    epochs: int = 10,
+    batch: int = 32,
+    seed: int = 0,
+    robust: bool = False,
+    start: Universal | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = lambda epochs: epochs,
+) -> Universal:
+    """Compute v on N faces in [-1, 1].
+
+    `robust`: every batch goes through a random resize or a JPEG-like quantisation first, so that v survives them.
+    `start`: go on from an earlier state, through the same steps as an uninterrupted run.
+    Raises ConfigError for an xi outside (0, 1) or an unknown solver.
+    """
+    if not 0 < xi < 1:
+        raise ConfigError(f"xi: expected a share of the range above 0 and below 1 such as {10 / 255:.4f}, got {xi}")
+    if solver not in ("sgd", "deepfool"):
+        raise ConfigError(f"no solver '{solver}'; expected sgd or deepfool")
+    state = start or Universal(torch.zeros_like(faces_N3HW[0]))
+    v = state.v * 2 * xi
+    for epoch in progress(range(state.epochs, epochs)):
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(faces_N3HW)))
+        if solver == "sgd":
+            v = _sgd_epoch(v, faces_N3HW[order], targets, 2 * xi, batch, 1 - epoch / epochs, robust)
+        else:
+            v = _deepfool_epoch(v, faces_N3HW[order], targets, 2 * xi)
+        rates = fooling_rates(v, faces_N3HW, targets)
+        state = Universal(v / (2 * xi), epoch + 1, [*state.history, rates])
+    return state
+
+
+def _sgd_epoch(
+    v: Tensor, faces: Tensor, targets: Sequence[Target], bound: float, batch: int, left: float, robust: bool
+) -> Tensor:
+    """One pass of batched sign-gradient descent on the clipped margins; `left` of the run, 0 to 1, sets the step."""
+    for chunk in torch.split(faces, batch):
+        with torch.no_grad():
+            references = [target.reference(chunk) for target in targets]
+        free = v.clone().requires_grad_(True)
+        perturbed = (chunk + free).clamp(-1, 1)
+        if robust:
+            perturbed = disturbed(perturbed)
+        pairs = zip(targets, references, strict=True)
+        losses = [standing(target.margins(perturbed, reference), target.need) for target, reference in pairs]
+        (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), free)
+        v = (v - bound * (0.02 + 0.18 * left) * gradient.sign()).clamp(-bound, bound)
+    return v
+
+
+def standing(margins_BM: Tensor, need: float) -> Tensor:
+    """How far a batch is from being fooled: its nearest answer where any one will do, the mean where many must."""
+    nearest = margins_BM if need else margins_BM.amin(1)
+    return nearest.clamp(min=-CLIP).mean()
+
+
+def _deepfool_epoch(v: Tensor, faces: Tensor, targets: Sequence[Target], bound: float) -> Tensor:
+    """Moosavi-Dezfooli et al. 2017, Algorithm 1: for each face not yet fooled, v <- P(v + DeepFool(x + v))."""
+    for face in torch.split(faces, 1):
+        for target in targets:
+            with torch.no_grad():
+                reference = target.reference(face)
+                if bool(fooled(target.margins((face + v).clamp(-1, 1), reference), target.need)):
+                    continue
+            v = (v + _deepfool(face + v, target, reference)).clamp(-bound, bound)
+    return v
+
+
+def _deepfool(face: Tensor, target: Target, reference: Tensor) -> Tensor:
+    """Smallest change (3, H, W) in the L_inf sense that overturns the nearest answer (DeepFool, CVPR 2016, eq. 10)."""
+    total = torch.zeros_like(face)
+    for _ in range(DEEPFOOL_STEPS):
+        free = (face + (1 + OVERSHOOT) * total).requires_grad_(True)
+        margins = target.margins(free, reference)[0]
+        if bool(fooled(margins[None], target.need)):
+            break
+        left = torch.nonzero(margins >= 0).flatten()
+        nearest = left[margins[left].argsort()[:5]]
+        gradients = [torch.autograd.grad(margins[i], free, retain_graph=True)[0] for i in nearest]
+        # Distance of each answer's boundary in L_inf: margin over the L1 norm of its gradient.
+        distances = torch.stack(
+            [margins[i].detach() / (g.abs().sum() + 1e-12) for i, g in zip(nearest, gradients, strict=True)]
+        )
+        best = int(distances.argmin())
+        total = total - (distances[best] + 1e-4) * gradients[best].sign()
+    return (1 + OVERSHOOT) * total[0]
+
+
+def disturbed(faces: Tensor) -> Tensor:
+    """Faces as they come back from the world: whole, resized, or quantised like a JPEG; drawn per batch."""
+    kind = int(torch.randint(3, ()))
+    if kind == 1:
+        side = int(faces.shape[-1] * (0.5 + 0.5 * float(torch.rand(()))))
+        small = F.interpolate(faces, size=(side, side), mode="bilinear", antialias=True)
+        return F.interpolate(small, size=faces.shape[-2:], mode="bilinear")
+    if kind == 2:
+        return _quantised(faces, 0.04 + 0.10 * float(torch.rand(())))
+    return faces
+
+
+def _quantised(faces: Tensor, step: float) -> Tensor:
+    """8x8 DCT coefficients rounded as JPEG does, coarser at high frequencies; gradients pass straight through.
+
+    `step` is the mean colour's: about 0.06 for quality 75, 0.13 for quality 50.
+    """
+    n = torch.arange(8, dtype=faces.dtype, device=faces.device)
+    basis = torch.cos(torch.pi * (n[None] + 0.5) * n[:, None] / 8) * 0.5
+    basis[0] *= 0.5**0.5
+    blocks = faces.unfold(2, 8, 8).unfold(3, 8, 8)
+    coefficients = basis @ blocks @ basis.T
+    steps = step * (1 + (n[:, None] + n[None]) / 2)
+    rounded = coefficients + ((coefficients / steps).round() * steps - coefficients).detach()
+    back = basis.T @ rounded @ basis
+    return back.permute(0, 1, 2, 4, 3, 5).reshape_as(faces)
+
+
+def noise_like(v: Tensor, seed: int = 0) -> Tensor:
+    """Random signs of v's size: the baseline that every fooling rate stands beside."""
+    signs = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, tuple(v.shape))).to(v) * 2 - 1
+    return signs * v.abs().max()
+
+
+def fooling_curve(
+    unit_v: Tensor, faces: Tensor, targets: Sequence[Target], epsilons: Sequence[float]
+) -> list[dict[str, list[float] | float]]:
+    """For each epsilon: the fooling rates of v scaled to it, and of random signs of the same size."""
+    rows: list[dict[str, list[float] | float]] = []
+    for epsilon in epsilons:
+        v = unit_v * 2 * epsilon
+        rows.append(
+            {
+                "epsilon": epsilon,
+                "fooled": fooling_rates(v, faces, targets),
+                "noise": fooling_rates(noise_like(v), faces, targets),
+            }
+        )
+    return rows
