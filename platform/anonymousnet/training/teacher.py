@@ -51,9 +51,10 @@ def label(folder: Path, out: Path) -> Table:
 
     names = [
         str(p.relative_to(folder))
-        for d in ("img_align_celeba", "img_celeba")
+        for d in ("img_celeba", "img_align_celeba")
         for p in sorted(folder.glob(f"{d}/*.jpg"))
     ]
+    np.random.default_rng(0).shuffle(names)  # stopped early, what is there is still a fair sample
     if not names:
         raise DataError(
             f"expected photos in {folder}/img_align_celeba or {folder}/img_celeba, found none; check the path"
