@@ -37,8 +37,11 @@ def test_every_part_has_one_line() -> None:
     answer = list(checks(Config()))
     names = [check.name for check in answer]
     assert len(names) == len(set(names))
-    assert {"python", "torch", "gpu", "ray", "deepspeed", "kornia", "onnxruntime", "detector", "population", "key file",
-            "pillow_heif", "dlib", "face_recognition_models", "s3 credentials", "disk", "celeba"} <= set(names)  # fmt: skip
+    wanted = {
+        "python", "torch", "cpu bf16", "gpu", *doctor.PACKAGES, "detector", "population", "key file",
+        *doctor.OPTIONAL, "s3 credentials", "disk", "celeba",
+    }  # fmt: skip
+    assert wanted <= set(names)
     for check in answer:
         assert check.status in ("ok", "warn", "fail")
         assert check.found

@@ -33,8 +33,9 @@ def summary(**changes: object) -> Summary:
 def shown(photo: str = "a/one.jpg", strength: float = 1.0) -> ShownFace:
     released = {name: name in ("Smiling", "Black_Hair", "5_o_Clock_Shadow") for name in ATTRIBUTES}
     public = PublicEvidence(
-        released=released, epsilon=10.0, t=0.17, covers="WORDS OF THE MECHANISM", unprotected=tuple(sorted(OUTSIDE_FACE)),
-        strength=strength, perturbation=10 / 255, weights={"generator": "ab" * 32, "attributes": "cd" * 32},
+        released=released, epsilon=10.0, t=0.17, covers="WORDS OF THE MECHANISM",
+        unprotected=tuple(sorted(OUTSIDE_FACE)), strength=strength, perturbation=10 / 255,
+        weights={"generator": "ab" * 32, "attributes": "cd" * 32},
         precision="cpu-bfloat16",
     )  # fmt: skip
     return ShownFace(photo, np.full((64, 64, 3), 90, np.uint8), public)
