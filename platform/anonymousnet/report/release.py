@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     "TruncatedImage": "the file stops before its picture does",
     "ImageTooLarge": "the picture has more pixels than allowed",
     "StorageError": "the file could not be opened",
+    "BudgetExceeded": "the privacy budget of the person in it was used up",
 }
 """Kinds of quarantine (names of errors) in plain words."""
 
