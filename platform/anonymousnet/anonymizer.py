@@ -33,6 +33,7 @@ from anonymousnet.faces import Evidence, FaceBatch, PrivateEvidence, PublicEvide
 from anonymousnet.nets.classifier import Classifier
 from anonymousnet.nets.generator import Generator
 from anonymousnet.nets.translator import Translator
+from anonymousnet.privacy.ledger import Ledger, Spend
 from anonymousnet.privacy.mechanism import Mechanism, covers
 from anonymousnet.privacy.population import Population, celeba_population
 from anonymousnet.privacy.randomness import derive, load_key
@@ -78,6 +79,8 @@ class Prepared:
     hidden_HW: NDArray[np.bool_]
     matrices_F23: NDArray[np.float64]
     batch: FaceBatch
+    subjects: tuple[bytes, ...]
+    """For each face, whom its epsilon is charged to, the same in every release; names nobody."""
 
 
 class Anonymizer:
@@ -138,32 +141,46 @@ class Anonymizer:
             )
         # Left to right: an order that depends on the alignment alone, as the guarantee needs.
         points = sorted((d.points_52 for d in found), key=lambda p: (float(p[:, 0].mean()), float(p[:, 1].mean())))
-        matrices = similarity(np.stack(points), self.face_px)
-        covered = hidden(image.rgb.shape[:2], matrices, self.face_px)
-        return Prepared(image, covered, matrices, self._batch(image.rgb, covered, matrices, subject))
+        return self.hide(image, similarity(np.stack(points), self.face_px), subject)
 
-    def _batch(
-        self, rgb: NDArray[np.uint8], covered: NDArray[np.bool_], matrices: NDArray[np.float64], subject: str | None
-    ) -> FaceBatch:
-        strength, release = self.config.synthesize.strength, self.config.release.name
-        source = crop_faces(rgb, matrices, self.face_px)
-        context, region = crop_context(rgb, covered, matrices, self.face_px)
+    def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
+        """Crop faces and contexts of a photo whose alignment is known, and derive the keys of its randomness."""
+        rgb, faces = image.rgb, [str(i) for i in range(len(matrices_F23))]
+        covered = hidden(rgb.shape[:2], matrices_F23, self.face_px)
+        outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
+        label = subject.encode() if subject is not None else outside
+        subjects = tuple(derive(self._key, "subject", label, i) for i in faces)
+        # Another mechanism, or another reading of the face, must not draw from the same stream: two answers from
+        # one randomness do not compose.
+        photo = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
+        release = self.config.release.name
+        draw = ("draw", release, self.mechanism.fingerprint, self.weights["attributes"], photo)
+        source = crop_faces(rgb, matrices_F23, self.face_px)
+        context, region = crop_context(rgb, covered, matrices_F23, self.face_px)
+        strength = self.config.synthesize.strength
         cells = STRENGTHS[strength]
         if cells != 0:
             context = source if cells is None else pixelated(source, cells)
-        shape = repr(rgb.shape)
-        photo_digest = hashlib.sha256(rgb.tobytes()).digest()
-        outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
-        label = subject.encode() if subject is not None else outside
-        indices = [str(i) for i in range(len(matrices))]
-        return FaceBatch(
+        batch = FaceBatch(
             context_B3HW=context,
             region_B1HW=region,
-            draw_keys=tuple(derive(self._key, "draw", release, shape, photo_digest, i) for i in indices),
-            code_keys=tuple(derive(self._key, "code", release, label, i) for i in indices),
+            draw_keys=tuple(derive(self._key, *draw, i) for i in faces),
+            code_keys=tuple(derive(self._key, "code", release, who) for who in subjects),
             strength=strength,
             source_B3HW=source,
         )
+        return Prepared(image, covered, matrices_F23, batch, subjects)
+
+    def ledger(self) -> Ledger | None:
+        """The ledger that the configuration names, open, or None."""
+        where = self.config.release.ledger
+        return None if where is None else Ledger(where, self.config.release.budget, key=self._key)
+
+    def spends(self, prepared: Prepared) -> list[Spend]:
+        """What releasing this photo costs, face by face: to be recorded before the photo is let out."""
+        epsilons, name = self.mechanism.epsilons, self.config.release.name
+        pairs = zip(prepared.subjects, prepared.batch.draw_keys, strict=True)
+        return [Spend(subject, photo, name, epsilons) for subject, photo in pairs]
 
     def run(self, batch: FaceBatch) -> FaceBatch:
         """Stages I to IV."""

@@ -120,10 +120,23 @@ class ReleaseConfig(Section):
     """The unit of the ledger: one run over one data set. Same photo, key and name: same bytes."""
     key_file: Path = Path("~/.anonymousnet/key")
     """32 secret bytes that all randomness is derived from; made on first use, mode 0600."""
+    ledger: Path | None = None
+    """SQLite file that records what every subject has spent, over all releases; null: nothing is recorded."""
+    budget: float | None = Field(None, gt=0)
+    """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
+    subjects: Path | None = None
+    """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. A subject's epsilons add up,
+    and one subject gets one new identity throughout a release. null: every photo is its own subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
     """JPEG and WebP quality."""
+
+    @model_validator(mode="after")
+    def _budget_needs_a_ledger(self) -> Self:
+        if self.budget is not None and self.ledger is None:
+            raise ValueError("a budget needs a ledger to count in; set release.ledger to a file")
+        return self
 
 
 class TrainConfig(Section):

@@ -23,7 +23,8 @@ from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo, find_photos
 from anonymousnet.data.store import private_folder, write_atomic
-from anonymousnet.errors import AnonymousNetError, ConfigError, StorageError
+from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError
+from anonymousnet.privacy.ledger import Ledger
 from anonymousnet.report.release import SHOWN_FACES, ShownFace, release_page
 
 Progress = Callable[[Iterable[Path], int], Iterable[Path]]
@@ -61,6 +62,8 @@ class _Job:
     private: list[dict[str, Any]] = field(default_factory=list)
     withheld: list[dict[str, str]] = field(default_factory=list)
     shown: list[ShownFace] = field(default_factory=list)
+    subjects: dict[str, str] = field(default_factory=dict)
+    ledger: Ledger | None = None
     released: int = 0
     taken: set[Path] = field(default_factory=set)
 
@@ -77,10 +80,15 @@ def anonymize_folder(
     photos = _photos(src)
     _check_folders(src, dst, audit)
     started = time.monotonic()
-    job = _Job(src if src.is_dir() else src.parent, dst, Anonymizer.load(config), config)
+    anonymizer, subjects = Anonymizer.load(config), _subjects(config.release.subjects)
+    job = _Job(
+        src if src.is_dir() else src.parent, dst, anonymizer, config, subjects=subjects, ledger=anonymizer.ledger()
+    )
     private_folder(audit)
     for chunk in _chunks(progress(photos, len(photos)), config.batch):
         _release_chunk(job, chunk)
+    if job.ledger:
+        job.ledger.close()
     return _close(job, audit, len(photos), time.monotonic() - started)
 
 
@@ -110,6 +118,27 @@ def _check_folders(src: Path, dst: Path, audit: Path) -> None:
             )
 
 
+def _subjects(path: Path | None) -> dict[str, str]:
+    """Photo name -> subject, from lines of `photo subject`."""
+    if path is None:
+        return {}
+    try:
+        pairs = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"release.subjects: cannot read {path} ({error}); expected lines of `photo subject`"
+        ) from error
+    short = next((i for i, pair in enumerate(pairs, 1) if len(pair) < 2), None)
+    if short is not None:
+        raise ConfigError(f"release.subjects: expected `photo subject`, got one word; check line {short} of {path}")
+    return {name: subject.strip() for name, subject in pairs}
+
+
+def _subject(job: _Job, photo: Path) -> str | None:
+    """Whose photo it is: by its relative name, or else by its file name."""
+    return job.subjects.get(str(photo.relative_to(job.root)), job.subjects.get(photo.name))
+
+
 def _chunks(photos: Iterable[Path], size: int) -> Iterator[list[Path]]:
     chunk: list[Path] = []
     for photo in photos:
@@ -125,7 +154,7 @@ def _release_chunk(job: _Job, photos: list[Path]) -> None:
     ready: list[tuple[Path, Prepared]] = []
     for photo in photos:
         try:
-            ready.append((photo, job.anonymizer.prepare(photo)))
+            ready.append((photo, job.anonymizer.prepare(photo, _subject(job, photo))))
         except (AnonymousNetError, MemoryError, ArithmeticError, ValueError, RuntimeError) as error:
             _withhold(job, photo, error)
     if not ready:
@@ -143,6 +172,10 @@ def _release_chunk(job: _Job, photos: list[Path]) -> None:
     for (photo, prepared), part in zip(ready, parts, strict=True):
         try:
             release = job.anonymizer.finish(prepared, part)
+            if job.ledger:  # spend first, then release: a crash in between has spent too much, never too little
+                job.ledger.spend_many(job.anonymizer.spends(prepared))
+        except LedgerError:
+            raise  # without its ledger the whole job stops
         except AnonymousNetError as error:
             _withhold(job, photo, error)
             continue
@@ -167,14 +200,16 @@ def _write(job: _Job, photo: Path, release: Release) -> None:
     write_atomic(job.dst / name, data)
     job.released += 1
     digest = hashlib.sha256(data).hexdigest()
+    # A file name need not be UTF-8; a table's text must.
+    shown_name = str(name).encode("utf-8", "replace").decode()
     height, width = release.image.rgb.shape[:2]
     for i, face in enumerate(release.faces):
         public = asdict(face.evidence.public)
-        row = {"photo": str(name), "face": i, "sha256": digest, "width": width, "height": height}
+        row = {"photo": shown_name, "face": i, "sha256": digest, "width": width, "height": height}
         job.rows.append(row | public)
-        job.private.append({"photo": str(name), "source": str(relative), "face": i, **asdict(face.evidence.private)})
+        job.private.append({"photo": shown_name, "source": str(relative), "face": i, **asdict(face.evidence.private)})
         if len(job.shown) < SHOWN_FACES:
-            job.shown.append(ShownFace(str(name), face.pixels, face.evidence.public))
+            job.shown.append(ShownFace(shown_name, face.pixels, face.evidence.public))
 
 
 _SAME_SUFFIX = {".jpg": (".jpg", ".jpeg", ".jpe", ".jfif")}

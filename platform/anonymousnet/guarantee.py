@@ -163,12 +163,10 @@ def _verdict(
 
     def again(photo: NDArray[np.uint8], **changes: object) -> tuple[str, NDArray[np.uint8]]:
         """Release `photo` with this alignment and these attributes, all after Stage II done anew."""
-        altered = Prepared(
-            Photo(photo, prepared.image.alpha, prepared.image.format), covered, prepared.matrices_F23, prepared.batch
-        )
-        batch = anonymizer._batch(photo, covered, prepared.matrices_F23, None)
+        image = Photo(photo, prepared.image.alpha, prepared.image.format)
+        altered = anonymizer.hide(image, prepared.matrices_F23)
         read = {"probabilities_B40": done.probabilities_B40, "released_B40": done.released_B40, "public": done.public}
-        batch = batch.with_(source_B3HW=None, **read | changes)
+        batch = altered.batch.with_(source_B3HW=None, **read | changes)
         for stage in anonymizer.stages[2:]:
             batch = stage(batch)
         return _outcome(anonymizer, altered, batch)

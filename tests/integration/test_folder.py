@@ -239,3 +239,67 @@ def test_lower_strengths_run_and_lose_the_guarantee(
     public = Anonymizer.load(config)(page).faces[0].evidence.public
     assert public.strength == strength
     assert "epsilon-DP for the pixels" not in public.covers
+
+
+def test_the_ledger_counts_each_subject_once_per_photo_and_release(
+    photos: Path, small_weights: list[str], tmp_path: Path
+) -> None:
+    with_ledger = [*small_weights, f"release.ledger={tmp_path}/ledger"]
+    good = tmp_path / "good"
+    good.mkdir()
+    for i in (0, 2):
+        (good / f"{i}.jpg").write_bytes((photos / f"good-{i}.jpg").read_bytes())
+    (tmp_path / "who").write_text("0.jpg ann\n2.jpg ann\n")
+    config = Config.load(None, [*with_ledger, f"release.subjects={tmp_path}/who"])
+    epsilon = anonymize_folder(good, tmp_path / "a", config).epsilon
+
+    def worst() -> float:
+        ledger = Anonymizer.load(config).ledger()
+        assert ledger is not None
+        with ledger:
+            return ledger.worst()
+
+    assert worst() == pytest.approx(2 * epsilon)
+    anonymize_folder(good, tmp_path / "b", config)
+    assert worst() == pytest.approx(2 * epsilon), "a replay spends nothing"
+    second = Config.load(None, [*with_ledger, f"release.subjects={tmp_path}/who", "release.name=second"])
+    anonymize_folder(good, tmp_path / "c", second)
+    assert worst() == pytest.approx(4 * epsilon)
+
+
+def test_a_photo_over_budget_is_withheld_before_any_pixel_is_written(
+    photos: Path, small_weights: list[str], tmp_path: Path
+) -> None:
+    settings = [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=15"]
+    for name, released in [("first", 1), ("second", 0)]:
+        config = Config.load(None, [*settings, f"release.name={name}"])
+        summary = anonymize_folder(photos / "good-0.jpg", tmp_path / name, config)
+        assert (summary.released, summary.quarantined) == (released, 1 - released)
+    assert summary.reasons == {"BudgetExceeded": 1}
+    assert not (tmp_path / "second" / "good-0.jpg").exists()
+
+
+def test_a_budget_without_a_ledger_and_a_bad_subject_list_are_refused(photos: Path, small_weights: list[str],
+                                                                      tmp_path: Path) -> None:  # fmt: skip
+    with pytest.raises(ConfigError, match="a budget needs a ledger"):
+        Config.load(None, ["release.budget=3"])
+    (tmp_path / "who").write_text("only\n")
+    config = Config.load(None, [*small_weights, f"release.subjects={tmp_path}/who"])
+    with pytest.raises(ConfigError, match="check line 1"):
+        anonymize_folder(photos, tmp_path / "x", config)
+
+
+def test_another_epsilon_draws_from_another_stream(small_weights: list[str], page: np.ndarray) -> None:
+    keys = [
+        Anonymizer.load(Config.load(None, [*small_weights, f"obfuscate.epsilon={e}"])).prepare(page).batch.draw_keys
+        for e in (3, 10)
+    ]
+    assert keys[0] != keys[1]
+
+
+def test_a_file_name_that_is_not_utf_8_is_no_trouble(photos: Path, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    odd = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / "in" / odd).write_bytes((photos / "good-0.jpg").read_bytes())
+    assert anonymize_folder(tmp_path / "in", tmp_path / "out", config).released == 1
+    assert (tmp_path / "out" / odd).exists()

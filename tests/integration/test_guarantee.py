@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def small(*overrides: str) -> Anonymizer:
         Synthesize(Generator(GeneratorConfig(px=PX, width=8, widest=32, code=16, style=32)), runner),
         Perturb(torch.rand(3, PX, PX) * 2 - 1, 10 / 255),
     ]
-    return Anonymizer(config, KEY, stages, runner, {}, mechanism, PX)
+    return Anonymizer(config, KEY, stages, runner, {"attributes": "0" * 64}, mechanism, PX)
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +115,14 @@ def test_a_paste_that_blends_the_source_through_is_caught(
 def test_an_identity_code_from_the_hidden_pixels_is_caught(
     photos: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Anonymizer._batch
+    honest = Anonymizer.hide
 
-    def leaky(self: Anonymizer, rgb: NDArray[np.uint8], *rest: Any) -> Any:
-        batch = honest(self, rgb, *rest)
-        return batch.with_(code_keys=batch.draw_keys)  # these come from the whole photo
+    def leaky(self: Anonymizer, *rest: Any) -> Any:
+        prepared = honest(self, *rest)
+        keys = prepared.batch.draw_keys  # these come from the whole photo
+        return replace(prepared, batch=prepared.batch.with_(code_keys=keys))
 
-    monkeypatch.setattr(Anonymizer, "_batch", leaky)
+    monkeypatch.setattr(Anonymizer, "hide", leaky)
     result = examine(small(), photos, 3, "synthetic")
     assert result.identical_other == result.identical_noise == 0
 
