@@ -90,10 +90,8 @@ class Soft:
 def curve(points: np.ndarray, closed: bool = False, per: int = 6) -> np.ndarray:
     """A Catmull-Rom curve through (N, 2) points, `per` points for each of them."""
     p = np.asarray(points, float)
-    if closed:
-        p = np.concatenate([p[-1:], p, p[:2]])
-    else:
-        p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    ends = (p[-1:], p[:2]) if closed else (2 * p[:1] - p[1:2], 2 * p[-1:] - p[-2:-1])
+    p = np.concatenate([ends[0], p, ends[1]])
     t = np.arange(per)[:, None, None] / per
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
     segments = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
