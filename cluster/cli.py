@@ -6,44 +6,17 @@ mend, told in one line.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from anonymousnet import __version__
-from anonymousnet.errors import AnonymousNetError
-
-T = TypeVar("T")
-SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
-CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-FOLDER = click.Path(path_type=Path)
-
-
-def plain_errors(command: Callable[..., T]) -> Callable[..., T]:
-    """Errors raised on purpose end the command with one line and status 2; others are bugs and keep their traceback."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> T:
-        try:
-            return command(*args, **kwargs)
-        except AnonymousNetError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
-
-    return wrapped
-
-
-def show(answer: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
-    """Print the answer as one JSON object, or as lines for people."""
-    for line in [json.dumps(answer)] if as_json else lines:
-        click.echo(line)
+from anonymousnet.cluster.evaluate import evaluate
+from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba, plain_errors, show
+from anonymousnet.cluster.perturbation import perturbation
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +43,7 @@ def anonymize(
     from anonymousnet.folder import anonymize_folder
 
     config = Config.load(config_file, overrides)
-    summary = anonymize_folder(src, dst, config, audit, _bar("photos"))
+    summary = anonymize_folder(src, dst, config, audit, bar("photos"))
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
@@ -94,7 +67,7 @@ def demo(out: Path, photos: Path | None, as_json: bool) -> None:
     from anonymousnet.folder import anonymize_folder
 
     source = photos or write_photos(out / "photos")
-    summary = anonymize_folder(source, out / "released", Config(), out / "private", _bar("photos"))
+    summary = anonymize_folder(source, out / "released", Config(), out / "private", bar("photos"))
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, epsilon {summary.epsilon:.2f}",
         f"before   {source}",
@@ -123,9 +96,9 @@ def train(
 
     kind = task_named(task)
     config = Config.load(config_file, overrides)
-    folder = None if synthetic else _celeba(data)
+    folder = None if synthetic else celeba(data)
     px = config.train.over(kind.defaults).px or 128
-    tables = training_tables(folder, px, config.seed, lambda rows: _bar("faces")(rows, None))
+    tables = training_tables(folder, px, config.seed, lambda rows: bar("faces")(rows, None))
     result = run(kind, config, *tables, out or Path("runs") / task)
     answer = {**asdict(result), "weights": str(result.weights)}
     show(answer, as_json, [
@@ -225,7 +198,7 @@ def score_weights(
     from anonymousnet.config import Config
     from anonymousnet.training.scoring import score_weights as score
 
-    found = score(name, _celeba(data), partition, Config.load(config_file, overrides))
+    found = score(name, celeba(data), partition, Config.load(config_file, overrides))
     table = [
         "  ".join([f"{row['attribute']:<22}", *(f"{k} {v:.3f}" for k, v in row.items() if k != "attribute")])
         for row in found.rows
@@ -234,25 +207,8 @@ def score_weights(
     show(asdict(found), as_json, [*table, f"{name} on {found.faces} {partition} faces: {headline}"])
 
 
-def _celeba(data: Path | None) -> Path:
-    """CelebA's folder as given, or from the environment. Raises ConfigError where neither names one."""
-    from anonymousnet.errors import ConfigError
-    from anonymousnet.training.tasks import celeba_folder
-
-    folder = data or celeba_folder()
-    if folder is None:
-        raise ConfigError(
-            "no faces: give --data FOLDER with CelebA or set ANONYMOUSNET_CELEBA; `train` also takes --synthetic"
-        )
-    return folder
-
-
-def _bar(unit: str) -> Callable[[Iterable[T], int | None], Iterable[T]]:
-    """A progress bar on standard error, on terminals only."""
-    from tqdm import tqdm
-
-    return lambda items, total: tqdm(items, total=total, unit=unit, disable=None)
-
+main.add_command(evaluate)
+main.add_command(perturbation)
 
 if __name__ == "__main__":
     main()
