@@ -98,7 +98,7 @@ def train(
     config = Config.load(config_file, overrides)
     folder = None if synthetic else celeba(data)
     px = config.train.over(kind.defaults).px or 128
-    tables = training_tables(folder, px, config.seed, lambda rows: bar("faces")(rows, None))
+    tables = training_tables(folder, px, config.seed, task == "landmarks", lambda rows: bar("faces")(rows, None))
     result = run(kind, config, *tables, out or Path("runs") / task)
     answer = {**asdict(result), "weights": str(result.weights)}
     show(answer, as_json, [

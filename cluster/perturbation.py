@@ -36,7 +36,7 @@ def perturbation(
 
     config = Config.load(config_file, overrides)
     px = int(read(config.synthesize.weights).config["px"])
-    tables = training_tables(celeba(data), px, config.seed, lambda rows: bar("faces")(rows, None))
+    tables = training_tables(celeba(data), px, config.seed, progress=lambda rows: bar("faces")(rows, None))
     names = tuple(against.split(","))
     done = compute_perturbation(
         config, *tables, out, names, solver, _share(xi), faces, epochs, lambda e: _said(e, epochs)

@@ -20,6 +20,7 @@ SMALL = {
     "attributes": ["train.px=64", "train.width=8"],
     "embedder": ["train.px=64", "train.width=8"],
     "generator": ["train.px=64", "train.width=8"],
+    "landmarks": ["train.px=64", "train.width=4"],
     "translator": ["train.px=64", "train.width=8"],
 }
 
@@ -137,3 +138,22 @@ def test_tables_from_celeba_s_layout(small_celeba: Path) -> None:
     assert (len(data), len(held_out)) == (6, 3)
     assert set(data.identities_N) == set(range(data.identities))
     assert data.batch(np.arange(2), torch.device("cpu")).faces_B3HW.shape == (2, 3, 32, 32)
+
+
+def test_points_move_with_their_face() -> None:
+    from anonymousnet.training.landmarks import MIRRORED, mirrored, moved
+
+    assert [MIRRORED[i] for i in MIRRORED] == list(range(68))
+    dots = torch.full((4, 3, 64, 64), -1.0)
+    points = torch.randint(24, 40, (4, 68, 2)).float() + 0.5
+    for face, own in zip(dots, points, strict=True):
+        face[:, own[0, 1].long(), own[0, 0].long()] = 1
+    faces, there = moved(dots, points, 20, 0.1, 0.05)
+    for face, own in zip(faces, there, strict=True):
+        brightest = int(face[0].argmax())
+        assert abs(brightest % 64 + 0.5 - float(own[0, 0])) < 1
+        assert abs(brightest // 64 + 0.5 - float(own[0, 1])) < 1
+    faces, there = mirrored(dots, points)
+    for face, own in zip(faces, there, strict=True):
+        x, y = next((float(p[0]), float(p[1])) for p in own if face[0, int(p[1]), int(p[0])] == 1)
+        assert (x % 1, y % 1) == (0.5, 0.5)

@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from anonymousnet.data.celeba import CelebA
+from anonymousnet.data.celeba import CROP, CelebA
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import ConfigError, DataError
 from anonymousnet.training.attributes import AttributesTask
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import EmbedderTask
 from anonymousnet.training.gan import GeneratorTask
+from anonymousnet.training.landmarks import LandmarksTask
 from anonymousnet.training.task import Task
 from anonymousnet.training.translation import TranslatorTask
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, TranslatorTask)
+    task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, TranslatorTask)
 }
 
 
@@ -37,7 +39,11 @@ def celeba_folder() -> Path | None:
 
 
 def training_tables(
-    data: Path | None, px: int, seed: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows
+    data: Path | None,
+    px: int,
+    seed: int,
+    landmarks: bool = False,
+    progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows,
 ) -> tuple[FaceTable, FaceTable]:
     """(training, held out) faces at `px`: CelebA's train and validation partitions; synthetic where data is None.
 
@@ -53,5 +59,22 @@ def training_tables(
         part = celeba.part(partition)
         if not len(part):
             raise DataError(f"expected {partition} images in {data}, got none; check list_eval_partition.txt")
-        tables.append(FaceTable(part.faces(px, progress), part.attributes, part.identities).numbered())
+        labelled: NDArray[np.float32] | None = None
+        if landmarks:  # other tasks take every face, whether the teacher found its landmarks or not
+            part, labelled = _landmarks(data, part, px)
+        tables.append(FaceTable(part.faces(px, progress), part.attributes, part.identities, labelled).numbered())
     return tables[0], tables[1]
+
+
+def _landmarks(folder: Path, part: CelebA, px: int) -> tuple[CelebA, NDArray[np.float32] | None]:
+    """The teacher's 68 points in pixels of the crop, and the images that have them; all images and None without."""
+    path = folder / "landmarks_68.npz"
+    if not path.exists():
+        return part, None
+    with np.load(path) as labels:  # allow_pickle is off by default, and stays so
+        found = {Path(name).name: i for i, name in enumerate(labels["name"]) if "img_align_celeba" in name}
+        points = labels["landmarks_N682"]
+    rows = [i for i, name in enumerate(part.names) if name in found and np.isfinite(points[found[name]]).all()]
+    kept = part.take(np.array(rows, np.int64))
+    top = (218 - CROP) // 2
+    return kept, ((points[[found[name] for name in kept.names]] - [0, top]) * (px / CROP)).astype(np.float32)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from anonymousnet.errors import WeightsError
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.dan import DAN, DANConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
@@ -32,6 +33,7 @@ Net = TypeVar("Net", bound=nn.Module)
 SHIPPED = Path(__file__).parent
 NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
     "classifier": (Classifier, ClassifierConfig),
+    "dan": (DAN, DANConfig),
     "embedder": (Embedder, EmbedderConfig),
     "generator": (Generator, GeneratorConfig),
     "translator": (Translator, TranslatorConfig),
