@@ -85,6 +85,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that point a Config at small random networks (64 px), a random perturbation and a key of its own."""
     from anonymousnet import weights
     from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+    from anonymousnet.nets.embedder import Embedder, EmbedderConfig
     from anonymousnet.nets.generator import Generator, GeneratorConfig
     from anonymousnet.nets.translator import Translator, TranslatorConfig
 
@@ -92,6 +93,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     torch.manual_seed(1)
     classifier, generator = ClassifierConfig(px=64, width=8), GeneratorConfig(px=64, width=8, widest=32)
     translator = TranslatorConfig(px=64, width=8, blocks=1)
+    embedder = EmbedderConfig(px=32, width=4, dimensions=16)
     painter = Generator(generator)
     with torch.no_grad():  # at the start of training the code hardly shows; here it must
         for block in [*painter.middle, *painter.modulated]:
@@ -101,6 +103,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ("attributes", "classifier", Classifier(classifier), classifier),
         ("generator", "generator", painter, generator),
         ("translator", "translator", Translator(translator), translator),
+        ("embedder", "embedder", Embedder(embedder), embedder),
     ]:
         weights.write(folder / name, network, shape.model_dump(), net.state_dict(), {})
     weights.write(folder / "universal", "universal", {}, {"v": torch.rand(3, 64, 64).sign() * 1.0}, {})
@@ -109,7 +112,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         f"predict.weights={folder}/attributes", f"synthesize.weights={folder}/generator",
         f"synthesize.translation_weights={folder}/translator", f"perturb.weights={folder}/universal",
-        f"release.key_file={folder}/key",
+        f"audit.weights={folder}/embedder", f"release.key_file={folder}/key",
     ]  # fmt: skip
 
 

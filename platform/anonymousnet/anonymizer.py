@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
-from anonymousnet.align.region import pixelated
+from anonymousnet.align.region import masks, pixelated
 from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste, similarity
 from anonymousnet.config import STRENGTHS, Config
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
@@ -31,6 +32,7 @@ from anonymousnet.device import Runner
 from anonymousnet.errors import NoFaceFound, ProtectionFailed
 from anonymousnet.faces import Evidence, FaceBatch, PrivateEvidence, PublicEvidence
 from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.embedder import Embedder
 from anonymousnet.nets.generator import Generator
 from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy.ledger import Ledger, Spend
@@ -91,6 +93,7 @@ class Anonymizer:
         self.config, self.stages, self.runner = config, tuple(stages), runner
         self.weights, self.mechanism, self.face_px = used, mechanism, face_px
         self.detector = Detector(config.align)
+        self._judge: Embedder | None = None
         self._key = key
 
     @classmethod
@@ -201,6 +204,26 @@ class Anonymizer:
         # Transparency inside the region is the source's too: it is released as opaque.
         alpha = None if image.alpha is None else np.where(prepared.hidden_HW, np.uint8(255), image.alpha)
         return Release(Photo(rgb, alpha, image.format), faces)
+
+    def likeness(self, prepared: Prepared, done: FaceBatch) -> list[float] | None:
+        """Cosine of each released face to its source under the audit's recogniser: PRIVATE evidence, never acted upon.
+
+        None where no recogniser is configured. Raises WeightsError.
+        """
+        if self.config.audit.weights is None:
+            return None
+        if self._judge is None:
+            self._judge = self.runner.place(weights.build(weights.read(self.config.audit.weights), Embedder))
+        source, painted, px = prepared.batch.source_B3HW, done.faces_B3HW, self._judge.config.px
+        assert source is not None
+        assert painted is not None
+        weight = masks(self.face_px)[1]
+        both = torch.cat([source, painted * weight + source * (1 - weight)])
+        if px != self.face_px:
+            both = F.interpolate(both, size=(px, px), mode="bilinear", antialias=True)
+        vectors = self.runner(self._judge, both)
+        cosines: list[float] = (vectors[: len(source)] * vectors[len(source) :]).sum(1).tolist()
+        return cosines
 
     def _evidence(self, done: FaceBatch, i: int) -> Evidence:
         assert done.released_B40 is not None

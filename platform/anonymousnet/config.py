@@ -113,6 +113,13 @@ class PerturbConfig(Section):
     """Largest change of any channel of any pixel, as a share of the full range 0 to 1; 0 switches Stage IV off."""
 
 
+class AuditConfig(Section):
+    """Private evidence. It is measured and recorded; nothing is ever decided by it, or the guarantee would be void."""
+
+    weights: str | None = "embedder"
+    """The recogniser that says how like its source a released face is; null: not measured."""
+
+
 class ReleaseConfig(Section):
     """What leaves the house, and under which name."""
 
@@ -180,6 +187,7 @@ class Config(Section):
     obfuscate: ObfuscateConfig = ObfuscateConfig()
     synthesize: SynthesizeConfig = SynthesizeConfig()
     perturb: PerturbConfig = PerturbConfig()
+    audit: AuditConfig = AuditConfig()
     release: ReleaseConfig = ReleaseConfig()
     train: TrainConfig = TrainConfig()
 

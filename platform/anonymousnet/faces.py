@@ -47,8 +47,6 @@ class PrivateEvidence:
     """Stage I's estimate for each attribute, 0 to 1."""
     changed: tuple[str, ...]
     """Attributes whose released value differs from the predicted one."""
-    similarity: float | None = None
-    """Cosine similarity of released and source face under our embedder; None where no embedder was loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ def _release_chunk(job: _Job, photos: list[Path]) -> None:
         except AnonymousNetError as error:
             _withhold(job, photo, error)
             continue
-        _write(job, photo, release)
+        _write(job, photo, release, job.anonymizer.likeness(prepared, part))
 
 
 def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
@@ -188,7 +188,7 @@ def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
     job.withheld.append({"photo": name, "kind": type(error).__name__, "reason": str(error)})
 
 
-def _write(job: _Job, photo: Path, release: Release) -> None:
+def _write(job: _Job, photo: Path, release: Release, likeness: list[float] | None) -> None:
     data, suffix = encode_photo(release.image, job.config.release.format, job.config.release.quality)
     relative = photo.relative_to(job.root)
     # The suffix says what the bytes are; where it changes, the old one stays in the name, so that no two collide.
@@ -207,7 +207,8 @@ def _write(job: _Job, photo: Path, release: Release) -> None:
         public = asdict(face.evidence.public)
         row = {"photo": shown_name, "face": i, "sha256": digest, "width": width, "height": height}
         job.rows.append(row | public)
-        job.private.append({"photo": shown_name, "source": str(relative), "face": i, **asdict(face.evidence.private)})
+        job.private.append({"photo": shown_name, "source": str(relative), "face": i, **asdict(face.evidence.private),
+                            "similarity": likeness[i] if likeness else None})  # fmt: skip
         if len(job.shown) < SHOWN_FACES:
             job.shown.append(ShownFace(shown_name, face.pixels, face.evidence.public))
 

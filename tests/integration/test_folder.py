@@ -124,6 +124,7 @@ def test_private_evidence_lies_apart_and_is_for_the_owner_alone(done: tuple[Summ
     rows = [json.loads(line) for line in (private / "evidence.jsonl").read_text().splitlines()]
     assert len(rows) == done[0].faces
     assert set(rows[0]["probabilities"]) == set(ATTRIBUTES)
+    assert -1 <= rows[0]["similarity"] <= 1
 
 
 def test_the_same_photos_key_and_name_give_the_same_bytes(
