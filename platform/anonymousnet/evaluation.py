@@ -1,0 +1,254 @@
+"""Attack a release with the originals at hand, and write down how far the attackers got: `anonymousnet evaluate`.
+
+PRIVATE by its nature: it is computed from originals. What it writes holds aggregates alone, no picture, no name and no
+figure of a single photo, into a folder of its own that must not be the release's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anonymousnet import weights
+from anonymousnet.config import Config
+from anonymousnet.data.store import private_folder, write_atomic
+from anonymousnet.device import Runner
+from anonymousnet.errors import ConfigError, WeightsError
+from anonymousnet.nets.translator import Translator
+from anonymousnet.privacy import recognisers as judges
+from anonymousnet.privacy import sweep
+from anonymousnet.privacy.attackers import Attack, known_people, naive
+from anonymousnet.privacy.examine import Clean, Examined, detect, embed, examine, tools
+from anonymousnet.privacy.finetune import Effort
+from anonymousnet.privacy.matching import check_people, thresholds
+from anonymousnet.privacy.methods import METHODS, translation
+from anonymousnet.privacy.pairs import Pairs, open_release, true_probabilities
+from anonymousnet.privacy.verdict import Verdict, judge
+
+THIS = "this release"
+TRANSLATION = "translation (strength 0)"
+CHUNK = 100
+"""Faces per embedding job."""
+WORTH_PROCESSES = 200
+"""Releases of fewer faces are evaluated in this process."""
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+Vectors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that was measured; aggregates only."""
+
+    release: str
+    facts: dict[str, Any]
+    """Epsilon, t, what they cover, strength, perturbation."""
+    faces: int
+    people: int
+    scored_people: int
+    """People that trained attackers did not learn from; the comparison of methods is made on them."""
+    left_out: dict[str, int]
+    """Why photos were not evaluated, and how many."""
+    truth_from: str
+    recognisers: list[str]
+    missing: list[str]
+    """What could not be measured, and why."""
+    verdict: Verdict
+    everyone: list[Attack]
+    """The naive attacker on all faces, with subgroups."""
+    methods: list[Examined]
+    """This release first, then the other methods, all scored on the same people."""
+    curve: list[sweep.Point]
+    seconds: float
+    report: str
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every job is handed."""
+
+    config: Config
+    names: tuple[str, ...]
+    """Recognisers as the user names them."""
+    pairs: Pairs
+    known_N: NDArray[np.bool_]
+    effort: Effort
+
+
+Job = tuple[Callable[..., Any], tuple[Any, ...]]
+Run = Callable[[list[Job], Progress], list[Any]]
+
+
+def evaluate(
+    release: Path, originals: Path, identities: Path, config: Config, out: Path | None = None,
+    recognisers: Sequence[str] = (), progress: Progress = lambda items, _: items, effort: Effort | None = None,
+) -> Evaluation:  # fmt: skip
+    """Attack `release` and write privacy.json and privacy.html into `out` (default: RELEASE-evaluation, mode 0700).
+
+    `identities`: lines of `name number`, as CelebA's. `recognisers`: ours, dlib, onnx:PATH; by default those
+    installed. Raises ConfigError, StorageError, DataError, WeightsError in one line each.
+    """
+    from anonymousnet.report.evaluation import evaluation_page
+
+    started = time.monotonic()
+    out = out or release.with_name(release.resolve().name + "-evaluation")
+    _check_out(release, out)
+    names, missing = _recognisers(recognisers)
+    kit = tools(config, names)
+    reader = true_probabilities(kit.classifier, kit.runner)
+    opened = open_release(release, originals, identities, config, reader, progress)
+    pairs = opened.pairs
+    check_people(pairs.identities_N)
+    known = known_people(pairs.identities_N)
+    others, left_out = _other_methods(pairs, config)
+    base = sweep.around(config, opened.facts)
+    with _pool(config, len(pairs)) as run:
+        everyone, methods, curve = _attacked(
+            Work(config, names, pairs, known, effort or Effort()), base, others, run, progress
+        )
+    missing += left_out + _missing_points(curve)
+    trained = [attack for attack in methods[0].attacks if attack.attacker != "naive"]
+    result = Evaluation(
+        release.resolve().name, opened.facts, len(pairs), len(np.unique(pairs.identities_N)),
+        len(np.unique(pairs.identities_N[~known])), opened.left_out, opened.truth_from,
+        [recogniser.name for recogniser in kit.recognisers], missing,
+        judge([*everyone, *trained], methods[0].inference), everyone, methods, curve,
+        round(time.monotonic() - started, 1), str(out / "privacy.html"), str(out / "privacy.json"),
+    )  # fmt: skip
+    private_folder(out)
+    write_atomic(out / "privacy.json", (json.dumps(plain(result), indent=1) + "\n").encode())
+    write_atomic(out / "privacy.html", evaluation_page(result).encode())
+    return result
+
+
+def _attacked(
+    work: Work, base: Config, others: Mapping[str, Pairs], run: Run, progress: Progress
+) -> tuple[list[Attack], list[Examined], list[sweep.Point]]:
+    """(naive attackers on all faces, every method under every attacker, the curve)."""
+    pairs, known = work.pairs, work.known_N
+    clean = _embedded(run, work, pairs.sources_N3HW, progress)
+    limits = {name: thresholds(vectors, pairs.identities_N) for name, vectors in clean.items()}
+    thresholds(next(iter(clean.values()))[~known], pairs.identities_N[~known])  # too few: say so before the work
+    released = _embedded(run, work, pairs.released_N3HW, progress)
+    groups = pairs.subgroups()
+    everyone = [naive(name, clean[name], released[name], pairs.identities_N, groups) for name in clean]
+    (points,) = run([(detect, (work.config, work.names, pairs.sources_N3HW))], progress)
+    jobs: list[Job] = []
+    for name, hidden in {THIS: pairs, **others}.items():
+        own = name == THIS
+        here = (name, hidden, known, Clean(clean, points), released if own else None, work.effort, own)
+        jobs.append((examine, (work.config, work.names, *here)))
+    for knob, value, chosen in sweep.settings(base):
+        jobs.append((sweep.measure, (base, work.names, knob, value, chosen, pairs, clean, limits)))
+    results = run(jobs, progress)
+    return (
+        everyone,
+        [result for result in results if isinstance(result, Examined)],
+        [result for result in results if isinstance(result, sweep.Point)],
+    )
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and numbers as JSON has them; what is not finite becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _check_out(release: Path, out: Path) -> None:
+    inside, outside = out.resolve(), release.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+        raise ConfigError(
+            f"an evaluation is computed from originals and never stands beside a release: {out} and {release} overlap; "
+            "choose another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: expected a folder, found a file; choose another")
+
+
+def _recognisers(asked: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Those asked for, or those installed; and what is missing of the usual two."""
+    names = tuple(dict.fromkeys(asked)) or judges.installed()
+    if not names:
+        raise ConfigError(
+            "expected a recogniser, found none: train ours (`anonymousnet train embedder`), "
+            "pip install 'anonymousnet[judge]', or name one with --recogniser onnx:PATH"
+        )
+    missing = []
+    if "ours" not in names:
+        missing.append("the parrot attacker and our own recogniser: the embedder is not among the recognisers")
+    if "dlib" not in names:
+        missing.append("dlib, the recogniser outside every loss: pip install 'anonymousnet[judge]'")
+    return names, missing
+
+
+def _missing_points(curve: Sequence[sweep.Point]) -> list[str]:
+    if not curve:
+        return ["the curve: weights for the release's own settings are not here"]
+    if not any(point.knob == "strength" and point.value == 0 for point in curve):
+        return ["the curve at strength 0: the translation's weights are not here"]
+    return []
+
+
+def _other_methods(pairs: Pairs, config: Config) -> tuple[dict[str, Pairs], list[str]]:
+    """The same originals under every other method."""
+    found = {name: pairs.under(method(pairs.sources_N3HW), None) for name, method in METHODS.items()}
+    try:
+        net = weights.build(weights.read(config.synthesize.translation_weights), Translator)
+    except WeightsError:
+        return found, [f"{TRANSLATION}: its weights are not here; `anonymousnet train translator`"]
+    assert pairs.said_N40 is not None
+    runner = Runner(config.device, config.precision, 32)
+    faces = translation(pairs.sources_N3HW, pairs.said_N40, net, runner)
+    return found | {TRANSLATION: pairs.under(faces, pairs.said_N40)}, []
+
+
+@contextmanager
+def _pool(config: Config, faces: int) -> Iterator[Run]:
+    """A function that runs jobs and returns their results in order: in other processes where that pays.
+
+    Processes and not threads: dlib holds Python's lock while it computes.
+    """
+    workers = os.cpu_count() or 1
+    gpu = config.device != "cpu" and torch.cuda.is_available()
+    if workers == 1 or gpu or faces < WORTH_PROCESSES:
+        yield lambda jobs, progress: [function(*values) for function, values in progress(jobs, len(jobs))]
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+
+        def run(jobs: list[Job], progress: Progress) -> list[Any]:
+            futures: list[Future[Any]] = [pool.submit(function, *values) for function, values in jobs]
+            for done in progress(as_completed(futures), len(futures)):
+                done.result()
+            return [future.result() for future in futures]
+
+        yield run
+
+
+def _embedded(run: Run, work: Work, faces: NDArray[np.uint8], progress: Progress) -> Vectors:
+    """Recogniser -> vectors of all faces."""
+    chunks = [faces[start : start + CHUNK] for start in range(0, len(faces), CHUNK)]
+    parts = run([(embed, (work.config, work.names, chunk)) for chunk in chunks], progress)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
