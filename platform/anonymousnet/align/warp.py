@@ -36,17 +36,20 @@ Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole photo pixels, x1 and y1 excluded."""
 
 
-def similarity(points_N52: NDArray[np.floating], face_px: int) -> Matrix:
+def similarity(
+    points_N52: NDArray[np.floating], face_px: int, template_52: NDArray[np.floating] = TEMPLATE_52
+) -> Matrix:
     """(N, 2, 3) float64: the rotation, scale and shift that take each face's points closest to the template.
 
     Least squares without reflection (Umeyama, PAMI 1991; in the plane it is one complex division), over eyes and
     mouth: the nose swings with the head, and without it aligned faces are left alone better (sideways 1.4 px
-    instead of 2.0 at 178 px, scale 0.997 instead of 0.985). Raises ProtectionFailed when points coincide or do not
-    lie as a face's do, since no crop could then be trusted.
+    instead of 2.0 at 178 px, scale 0.997 instead of 0.985). Points that are not our detector's, such as a landmark
+    network's, need the template of their kind. Raises ProtectionFailed when points coincide or do not lie as a
+    face's do, since no crop could then be trusted.
     """
     points = np.asarray(points_N52, np.float64).reshape(-1, 5, 2)
     with np.errstate(all="ignore"):
-        w = (TEMPLATE_52[_FIRM] @ (1, 1j)) * face_px
+        w = (template_52[_FIRM] @ (1, 1j)) * face_px
         z = points[:, _FIRM, 0] + 1j * points[:, _FIRM, 1]
         centre, middle = z.mean(1), w.mean()
         z, w = z - centre[:, None], w - middle
