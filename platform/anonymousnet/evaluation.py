@@ -108,7 +108,7 @@ def evaluate(
     started = time.monotonic()
     out = out or release.with_name(release.resolve().name + "-evaluation")
     _check_out(release, out)
-    names, missing = _recognisers(recognisers)
+    names, missing = _recognisers(recognisers, config)
     kit = tools(config, names)
     reader = true_probabilities(kit.classifier, kit.runner)
     opened = open_release(release, originals, identities, config, reader, progress)
@@ -187,9 +187,9 @@ def _check_out(release: Path, out: Path) -> None:
         raise ConfigError(f"--out {out}: expected a folder, found a file; choose another")
 
 
-def _recognisers(asked: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+def _recognisers(asked: Sequence[str], config: Config) -> tuple[tuple[str, ...], list[str]]:
     """Those asked for, or those installed; and what is missing of the usual two."""
-    names = tuple(dict.fromkeys(asked)) or judges.installed()
+    names = tuple(dict.fromkeys(asked)) or judges.installed(config)
     if not names:
         raise ConfigError(
             "expected a recogniser, found none: train ours (`anonymousnet train embedder`), "

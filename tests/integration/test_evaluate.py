@@ -22,7 +22,7 @@ from anonymousnet.errors import AnonymousNetError
 from anonymousnet.evaluation import THIS, Evaluation, evaluate
 from anonymousnet.folder import anonymize_folder
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
-from anonymousnet.privacy import examine, recognisers, sweep
+from anonymousnet.privacy import examine, sweep
 from anonymousnet.privacy.finetune import Effort
 
 PEOPLE, EACH = 24, 4
@@ -54,16 +54,16 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory, small_weights: list[str]) -> Case:
-    return Case(tmp_path_factory.mktemp("evaluate"), Config.load(None, small_weights))
+    folder = tmp_path_factory.mktemp("evaluate")
+    shape = EmbedderConfig(px=64, width=8, dimensions=32)
+    torch.manual_seed(0)
+    weights.write(folder / "embedder", "embedder", shape.model_dump(), Embedder(shape).state_dict(), {})
+    return Case(folder, Config.load(None, [*small_weights, f"audit.weights={folder}/embedder"]))
 
 
 @pytest.fixture(scope="module")
 def found(case: Case) -> Evaluation:
-    shape = EmbedderConfig(px=64, width=8, dimensions=32)
-    torch.manual_seed(0)
-    weights.write(case.folder / "embedder", "embedder", shape.model_dump(), Embedder(shape).state_dict(), {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recognisers, "EMBEDDER", str(case.folder / "embedder"))
         patch.setattr(sweep, "KNOBS", {"strength": (0.0, 1.0), "epsilon": (3.0,)})
         patch.setattr(sweep, "MOST_FACES", 8)
         patch.setattr(examine, "DETECTED_FACES", 12)
@@ -132,14 +132,12 @@ def test_the_three_tests_head_the_page_and_the_questions_follow(found: Evaluatio
 
 def problem(case: Case, **changes: Path) -> str:
     paths = {"release": case.release, "originals": case.originals, "identities": case.identities} | changes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recognisers, "EMBEDDER", str(case.folder / "embedder"))
-        arguments = ["evaluate", str(paths["release"]), "--originals", str(paths["originals"])]
-        arguments += ["--identities", str(paths["identities"]), "--recogniser", "ours"]
-        arguments += ["--out", str(paths["out"])] if "out" in paths else []
-        for name in ("predict", "synthesize", "perturb"):
-            arguments += ["--set", f"{name}.weights={getattr(case.config, name).weights}"]
-        result = CliRunner().invoke(main, arguments)
+    arguments = ["evaluate", str(paths["release"]), "--originals", str(paths["originals"])]
+    arguments += ["--identities", str(paths["identities"]), "--recogniser", "ours"]
+    arguments += ["--out", str(paths["out"])] if "out" in paths else []
+    for name in ("predict", "synthesize", "perturb", "audit"):
+        arguments += ["--set", f"{name}.weights={getattr(case.config, name).weights}"]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.output.splitlines() if line.startswith("error:")]
     return line

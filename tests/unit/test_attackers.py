@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from anonymousnet.config import Config
 from anonymousnet.data.attributes import INDEX
 from anonymousnet.device import Runner
 from anonymousnet.errors import ConfigError, DataError
@@ -178,6 +179,9 @@ def test_inference_finds_what_the_picture_says(monkeypatch: pytest.MonkeyPatch) 
     pairs.released_N3HW[pairs.truth_N40[:, INDEX["Male"]]] //= 3
     known = known_people(pairs.identities_N)
     net = Classifier(ClassifierConfig(px=PX, width=8))
+    with torch.no_grad():  # untrained, and without batch statistics, its features would all but vanish
+        for weight in net.trunk.parameters():
+            weight.mul_(4 if weight.ndim == 4 else 1)
     found = infer(pairs, known, net, RUNNER, Effort(steps=80, batch=16))
     assert isinstance(found, Inference)
     assert found.most[0][0] == "Male"
@@ -204,15 +208,15 @@ def test_the_verdict_follows_the_interval() -> None:
 
 def test_an_unknown_recogniser_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected ours, dlib or onnx:PATH"):
-        recognisers.load("facenet", RUNNER)
+        recognisers.load("facenet", Config(), RUNNER)
     with pytest.raises(ConfigError, match="expected a file, found none"):
-        recognisers.load("onnx:/nowhere.onnx", RUNNER)
+        recognisers.load("onnx:/nowhere.onnx", Config(), RUNNER)
     (tmp_path / "x.onnx").write_bytes(b"no network")
     with pytest.raises(ConfigError, match="does not load"):
-        recognisers.load(f"onnx:{tmp_path / 'x.onnx'}", RUNNER)
+        recognisers.load(f"onnx:{tmp_path / 'x.onnx'}", Config(), RUNNER)
 
 
 def test_dlib_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recognisers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"anonymousnet\[judge\]"):
-        recognisers.load("dlib", RUNNER)
+        recognisers.load("dlib", Config(), RUNNER)

@@ -84,7 +84,7 @@ def tools(config: Config, names: tuple[str, ...]) -> Tools:
     """Load the networks once per process. Raises WeightsError, ConfigError."""
     runner = Runner(config.device, config.precision, 32)
     classifier = weights.build(weights.read(config.predict.weights), Classifier)
-    judges = tuple(recognisers.load(name, runner) for name in names)
+    judges = tuple(recognisers.load(name, config, runner) for name in names)
     return Tools(runner, judges, runner.place(classifier), Detector(config.align))
 
 

@@ -7,6 +7,7 @@ face that would mislead a landmark network gains nothing by that.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from anonymousnet import weights
 from anonymousnet.align.warp import similarity
+from anonymousnet.config import Config
 from anonymousnet.device import Runner, autocast
 from anonymousnet.errors import ConfigError, WeightsError
 from anonymousnet.nets.embedder import Embedder
@@ -28,8 +30,6 @@ from anonymousnet.training.embedder import embed
 Faces = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 
-EMBEDDER = "embedder"
-"""Weights of our own recogniser: a shipped name or a path."""
 ARCFACE_52 = np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]])
 """Where recognisers of the ArcFace family expect the five points, in pixels of 112 (Deng et al., CVPR 2019)."""
 DLIB_SIDE = 356
@@ -57,9 +57,11 @@ class Ours:
         self.net, self.runner = runner.place(net), runner
 
     @classmethod
-    def load(cls, runner: Runner) -> Ours:
-        """Raises WeightsError where the embedder's weights are missing."""
-        return cls(weights.build(weights.read(EMBEDDER), Embedder), runner)
+    def load(cls, config: Config, runner: Runner) -> Ours:
+        """The embedder that `audit.weights` names. Raises ConfigError where it names none, WeightsError."""
+        if config.audit.weights is None:
+            raise ConfigError("recogniser ours: audit.weights is null; set it to the embedder's weights")
+        return cls(weights.build(weights.read(config.audit.weights), Embedder), runner)
 
     def embed(self, faces_N3HW: Faces) -> Vectors:
         """Mean over the face and its mirror image."""
@@ -138,10 +140,10 @@ class Onnx:
         return np.asarray(sampled.numpy(), np.float32)
 
 
-def load(spec: str, runner: Runner) -> Recogniser:
+def load(spec: str, config: Config, runner: Runner) -> Recogniser:
     """The recogniser a user named: ours, dlib or onnx:PATH. Raises ConfigError, WeightsError."""
     if spec == "ours":
-        return Ours.load(runner)
+        return Ours.load(config, runner)
     if spec == "dlib":
         return Dlib()
     kind, _, path = spec.partition(":")
@@ -150,19 +152,16 @@ def load(spec: str, runner: Runner) -> Recogniser:
     raise ConfigError(f"no recogniser '{spec}'; expected ours, dlib or onnx:PATH")
 
 
-def installed() -> tuple[str, ...]:
+def installed(config: Config) -> tuple[str, ...]:
     """The recognisers there are without naming a file: those used where the user names none."""
     found = []
-    try:
-        weights.folder_of(EMBEDDER)
-        found.append("ours")
-    except WeightsError:
-        pass
-    try:
+    with contextlib.suppress(WeightsError):
+        if config.audit.weights is not None:
+            weights.folder_of(config.audit.weights)
+            found.append("ours")
+    with contextlib.suppress(ConfigError):
         _dlib_models()
         found.append("dlib")
-    except ConfigError:
-        pass
     return tuple(found)
 
 
