@@ -84,6 +84,22 @@ def test_brightness_and_contrast_change_nothing() -> None:
     torch.testing.assert_close(net(image)[-1], net(image * 0.6 - 0.3)[-1], atol=0.5, rtol=0)
 
 
+def test_bf16_answers_as_float32_does() -> None:
+    """Geometry in bf16 would be wrong by half a pixel."""
+    net = DAN(DANConfig(px=112, width=4)).eval()
+    for stage in net.stages:
+        torch.nn.init.normal_(stage.correction.weight, std=0.2)
+    images = torch.rand(2, 3, 112, 112) * 2 - 1
+    with torch.no_grad():
+        exact = net(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = net(images)
+    for a, b in zip(exact, rough, strict=True):
+        assert b.dtype == torch.float32
+        assert float((a - net.mean_shape).abs().mean()) > 1
+        assert float((a - b).abs().max()) < 0.15
+
+
 def test_the_loss_is_the_mean_error_over_the_eyes_distance() -> None:
     target = (mean_shape() * 100).expand(2, 68, 2)
     eyes = five_from_68(target)[0]

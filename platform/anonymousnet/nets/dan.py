@@ -49,9 +49,10 @@ class Stage(nn.Module):
         self.px = config.px
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = F.relu(self.features(self.dropout(self.trunk(x).flatten(1))))
-        # In shares of the crop: a layer that had to learn pixels would need a hundred times the step.
-        return features, self.correction(features).float().view(-1, 68, 2) * self.px
+        features = F.relu(self.features(self.dropout(self.trunk(x).flatten(1)))).float()
+        with _exact(x):
+            # In shares of the crop: a layer that had to learn pixels would need a hundred times the step.
+            return features, self.correction(features).view(-1, 68, 2) * self.px
 
 
 class DAN(nn.Module):
@@ -73,19 +74,26 @@ class DAN(nn.Module):
         features, correction = self.stages[0](images)
         answers = [self.mean_shape + correction]
         for stage, draw in zip(list(self.stages)[1:], self.images, strict=True):
-            matrix = fit_similarity(answers[-1], self.mean_shape.expand_as(answers[-1]))
-            moved = transform(matrix, answers[-1])
             side = self.config.px // 2
-            feature = F.interpolate(F.relu(draw(features)).view(-1, 1, side, side).float(), scale_factor=2)
-            seen = [warp(images, matrix), heatmap(moved, self.config.px), feature]
+            feature = F.interpolate(F.relu(draw(features)).float().view(-1, 1, side, side), scale_factor=2)
+            with _exact(images):
+                matrix = fit_similarity(answers[-1], self.mean_shape.expand_as(answers[-1]))
+                moved = transform(matrix, answers[-1])
+                seen = [warp(images, matrix), heatmap(moved, self.config.px), feature]
             features, correction = stage(torch.cat(seen, 1))
-            answers.append(transform(invert(matrix), moved + correction))
+            with _exact(images):
+                answers.append(transform(invert(matrix), moved + correction))
         return answers
 
 
 def mean_shape() -> Tensor:
     """(68, 2) float32, in shares of the crop."""
     return torch.tensor(MEAN_SHAPE, dtype=torch.float32).view(68, 2) / 1000
+
+
+def _exact(like: Tensor) -> torch.autocast:
+    """No bf16 in here: at 100 pixels its steps are half a pixel."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _standardised(images: Tensor) -> Tensor:
