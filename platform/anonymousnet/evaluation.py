@@ -159,7 +159,7 @@ def _attacked(
     return (
         everyone,
         [result for result in results if isinstance(result, Examined)],
-        [result for result in results if isinstance(result, sweep.Point)],
+        sweep.spread([result for result in results if isinstance(result, sweep.Point)], base),
     )
 
 

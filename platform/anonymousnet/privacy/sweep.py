@@ -5,8 +5,8 @@ One photo of each person is released at each setting; randomness comes from a th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,19 +72,27 @@ def around(config: Config, facts: Mapping[str, Any]) -> Config:
 
 
 def settings(config: Config) -> list[tuple[str, float, bool]]:
-    """(knob, value, whether chosen) of every point to try; the chosen setting is among each knob's values."""
-    now = {
+    """(knob, value, whether chosen) of every point to try; the chosen setting comes once, as a strength."""
+    found = [("strength", config.synthesize.strength, True)]
+    for knob, values in KNOBS.items():
+        now = _now(config)[knob]
+        # A value within 2 % of the chosen one is the chosen one: evidence carries rounded numbers.
+        found += [(knob, v, False) for v in values if now is None or abs(v - now) > 0.02 * max(v, now)]
+    return found
+
+
+def spread(points: Sequence[Point], config: Config) -> list[Point]:
+    """The points with the chosen one on every knob's curve."""
+    chosen = [replace(p, knob=k, value=v) for p in points if p.chosen for k, v in _now(config).items() if v is not None]
+    return sorted([*chosen, *(p for p in points if not p.chosen)], key=lambda p: (p.knob, p.value))
+
+
+def _now(config: Config) -> dict[str, float | None]:
+    return {
         "strength": config.synthesize.strength,
         "epsilon": config.obfuscate.epsilon,
         "perturbation": config.perturb.epsilon,
     }
-    found = []
-    for knob, values in KNOBS.items():
-        chosen = now[knob]
-        # A value within 2 % of the chosen one is the chosen one: evidence carries rounded numbers.
-        others = [v for v in values if chosen is None or abs(v - chosen) > 0.02 * max(v, chosen)]
-        found += [(knob, v, False) for v in others] + ([(knob, chosen, True)] if chosen is not None else [])
-    return sorted(found)
 
 
 def measure(
