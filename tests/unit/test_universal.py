@@ -124,6 +124,16 @@ def test_a_fine_quantisation_changes_nothing_a_coarse_one_little() -> None:
     assert 0.01 < float((universal._quantised(faces, 0.06) - faces).abs().mean()) < 0.3
 
 
+def test_a_tintless_perturbation_leaves_local_colours_nearly_alone(classifier: nn.Module) -> None:
+    pictures, targets = blobs(40, 2)[0], [ClassTarget(classifier, 3)]
+
+    def tint(tintless: bool) -> float:
+        v = universal.solve(pictures, targets, XI, epochs=3, tintless=tintless).v
+        return float(nn.functional.avg_pool2d(v[None], 9).abs().mean() / v.abs().mean())
+
+    assert tint(True) < 0.35 * tint(False)
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match="xi: expected"):
         universal.solve(torch.zeros(1, 3, 8, 8), [], 10)

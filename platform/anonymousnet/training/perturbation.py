@@ -58,7 +58,7 @@ def compute_perturbation(
     released = released_faces(anonymizer, data.take(chosen))
     state = _read(out / "universal.state", released.shape[1:])
     while state.epochs < epochs:
-        state = solve(released, targets, xi, solver, epochs, seed=config.seed, robust=True, start=state,
+        state = solve(released, targets, xi, solver, epochs, seed=config.seed, robust=True, tintless=True, start=state,
                       progress=lambda rest: list(rest)[:1])  # fmt: skip
         _save(out / "universal.state", state)
         list(progress([state.epochs]))

@@ -21,6 +21,8 @@ from anonymousnet.training.targets import Target, fooled, fooling_rates
 Solver = Literal["sgd", "deepfool"]
 CLIP = 3.0
 """A face whose margins lie below -CLIP is fooled well enough: it no longer pulls (Shafahi et al., AAAI 2020)."""
+TINT_PX = 9
+"""Side of the squares whose mean colour a tintless perturbation leaves alone, in pixels of the face."""
 OVERSHOOT, DEEPFOOL_STEPS = 0.02, 10
 
 
@@ -44,12 +46,14 @@ def solve(
     batch: int = 32,
     seed: int = 0,
     robust: bool = False,
+    tintless: bool = False,
     start: Universal | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda epochs: epochs,
 ) -> Universal:
     """Compute v on N faces in [-1, 1].
 
     `robust`: every batch goes through a random resize or a JPEG-like quantisation first, so that v survives them.
+    `tintless`: v changes no local mean colour, over TINT_PX pixels: a tint is what people see first.
     `start`: go on from an earlier state, through the same steps as an uninterrupted run.
     Raises ConfigError for an xi outside (0, 1) or an unknown solver.
     """
@@ -63,17 +67,18 @@ def solve(
         torch.manual_seed(seed * 1_000_003 + epoch)
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(faces_N3HW)))
         if solver == "sgd":
-            v = _sgd_epoch(v, faces_N3HW[order], targets, 2 * xi, batch, 1 - epoch / epochs, robust)
+            v = _sgd_epoch(v, faces_N3HW[order], targets, 2 * xi, batch, 1 - epoch / epochs, robust, tintless)
         else:
-            v = _deepfool_epoch(v, faces_N3HW[order], targets, 2 * xi)
+            v = _deepfool_epoch(v, faces_N3HW[order], targets, 2 * xi, tintless)
         rates = fooling_rates(v, faces_N3HW, targets)
         state = Universal(v / (2 * xi), epoch + 1, [*state.history, rates])
     return state
 
 
 def _sgd_epoch(
-    v: Tensor, faces: Tensor, targets: Sequence[Target], bound: float, batch: int, left: float, robust: bool
-) -> Tensor:
+    v: Tensor, faces: Tensor, targets: Sequence[Target], bound: float, batch: int, left: float, robust: bool,
+    tintless: bool,
+) -> Tensor:  # fmt: skip
     """One pass of batched sign-gradient descent on the clipped margins; `left` of the run, 0 to 1, sets the step."""
     for chunk in torch.split(faces, batch):
         with torch.no_grad():
@@ -85,8 +90,16 @@ def _sgd_epoch(
         pairs = zip(targets, references, strict=True)
         losses = [standing(target.margins(perturbed, reference), target.need) for target, reference in pairs]
         (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), free)
-        v = (v - bound * (0.02 + 0.18 * left) * gradient.sign()).clamp(-bound, bound)
+        v = projected(v - bound * (0.02 + 0.18 * left) * gradient.sign(), bound, tintless)
     return v
+
+
+def projected(v: Tensor, bound: float, tintless: bool) -> Tensor:
+    """The point of the L_inf ball nearest to v (3, H, W); its local mean colours removed where `tintless`."""
+    if tintless:
+        half = TINT_PX // 2
+        v = v - F.avg_pool2d(F.pad(v[None], (half, half, half, half), "reflect"), TINT_PX, 1)[0]
+    return v.clamp(-bound, bound)
 
 
 def standing(margins_BM: Tensor, need: float) -> Tensor:
@@ -95,7 +108,7 @@ def standing(margins_BM: Tensor, need: float) -> Tensor:
     return nearest.clamp(min=-CLIP).mean()
 
 
-def _deepfool_epoch(v: Tensor, faces: Tensor, targets: Sequence[Target], bound: float) -> Tensor:
+def _deepfool_epoch(v: Tensor, faces: Tensor, targets: Sequence[Target], bound: float, tintless: bool) -> Tensor:
     """Moosavi-Dezfooli et al. 2017, Algorithm 1: for each face not yet fooled, v <- P(v + DeepFool(x + v))."""
     for face in torch.split(faces, 1):
         for target in targets:
@@ -103,7 +116,7 @@ def _deepfool_epoch(v: Tensor, faces: Tensor, targets: Sequence[Target], bound: 
                 reference = target.reference(face)
                 if bool(fooled(target.margins((face + v).clamp(-1, 1), reference), target.need)):
                     continue
-            v = (v + _deepfool(face + v, target, reference)).clamp(-bound, bound)
+            v = projected(v + _deepfool(face + v, target, reference), bound, tintless)
     return v
 
 
