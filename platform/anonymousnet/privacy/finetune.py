@@ -20,7 +20,7 @@ from anonymousnet.training.data import rows_of_step
 class Effort:
     """How hard a trained attacker tries."""
 
-    steps: int = 150
+    steps: int = 120
     batch: int = 32
 
 
@@ -63,7 +63,7 @@ def unfreeze_late(net: nn.Module, trunk: Trunk) -> None:
 class Undo(nn.Module):
     """A small U-Net from released to source: B3HW in [-1, 1], H and W multiples of 8."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 24) -> None:
         super().__init__()
         w = width
         # As in the generator: 2x2 pixels are folded into channels, full resolution being what costs.
