@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/anonymousnet demo runs/demo $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: install
 	$(BIN)/ruff check .
