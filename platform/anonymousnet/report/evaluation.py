@@ -104,9 +104,12 @@ def advice(result: Evaluation) -> str:
 
     reached = [p for p in result.curve if not p.chosen and worse(p) <= goal]
     if not reached:
+        near = min((p for p in result.curve if not p.chosen), key=worse, default=chosen)
         return (
-            f"The next level is {aim} in naming the person. No setting measured here, changed alone, reaches it: "
-            f"the lowest is {percent(min(p.rank1.value for p in result.curve))} against other photos of the person."
+            f"The next level is {aim} in naming the person, with the whole interval. No setting measured here, changed "
+            f"alone, is shown to reach it. The nearest is {_setting(near)}: {rate(near.rank1)} against other photos of "
+            f"the person and {rate(near.own_rank1)} against the very original (this release: {rate(chosen.rank1)} and "
+            f"{rate(chosen.own_rank1)})."
         )
     best = min(reached, key=lambda p: p.kid.value)
     return (
