@@ -167,7 +167,7 @@ def test_reversal_learns_to_undo_what_can_be_undone() -> None:
     known = known_people(pairs.identities_N)
     clean = {eye.name: eye.embed(pairs.sources_N3HW)}
     at_first = attack(negative)["own"].rank["1"].value
-    (found,) = reversal(negative, known, clean, [eye], RUNNER, Effort(steps=120, batch=16))
+    (found,) = reversal(negative, known, clean, [eye], RUNNER, Effort(steps=240, batch=16))
     assert at_first < 0.1
     assert found.matchings[0].rank["1"].value > 0.5
 
