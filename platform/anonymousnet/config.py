@@ -109,7 +109,7 @@ class PerturbConfig(Section):
 
     weights: str = "universal"
     """Name of a shipped perturbation, or a path."""
-    epsilon: float = Field(10 / 255, ge=0, le=0.25)
+    epsilon: float = Field(5 / 255, ge=0, le=0.25)
     """Largest change of any channel of any pixel, as a share of the full range 0 to 1; 0 switches Stage IV off."""
 
 
