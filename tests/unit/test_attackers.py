@@ -47,7 +47,7 @@ def people(seed: int = 0) -> Pairs:
     """EACH noisy views of each of PEOPLE random patterns; Male goes with the person and is painted into the face."""
     rng = np.random.default_rng(seed)
     ids = np.repeat(np.arange(PEOPLE) + 100, EACH)
-    base = rng.uniform(60, 190, (PEOPLE, 3, PX, PX))
+    base = np.kron(rng.uniform(60, 190, (PEOPLE, 3, PX // 4, PX // 4)), np.ones((4, 4)))
     truth = np.zeros((len(ids), 40), bool)
     male = rng.random(PEOPLE) < 0.5
     truth[:, INDEX["Male"]] = male[ids - 100]

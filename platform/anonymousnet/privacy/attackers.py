@@ -138,7 +138,9 @@ def reversal(
         error: Tensor = net(_last(both[:, :3])) - both[:, 3:]
         return error.abs().mean()
 
-    fit(net.parameters(), loss_of, len(known), REVERSAL_LR, effort, runner)
+    # It starts from nothing where the others start from a trained network: more and smaller steps.
+    own = Effort(2 * effort.steps, max(2, effort.batch // 2))
+    fit(net.parameters(), loss_of, len(known), REVERSAL_LR, own, runner)
     placed = runner.place(net)
     undone = runner(placed, unit_range(pairs.released_N3HW[others]))
     faces = np.asarray(((undone + 1) * 127.5).round().clamp(0, 255).byte().numpy())
