@@ -125,26 +125,30 @@ def _setting(point: Point) -> str:
 
 
 def _tests(result: Evaluation) -> list[Test]:
-    attacks = [*result.everyone, *result.methods[0].attacks]
+    box = next((x for x in result.methods if x.method == BOX), None)
     tests = []
-    for name, pair, question in (
+    asked: tuple[tuple[str, Pair, str], ...] = (
         ("Singling out", "own", "Can a released face be picked out as the one made from a given photo?"),
         ("Linkability", "other", "Can a released face be linked to other photos of the person?"),
-    ):
-        attack, m = strongest(attacks, pair)  # type: ignore[arg-type]
+    )
+    for name, pair, question in asked:
+        attack, m = strongest(result.methods[0].attacks, pair)
         detail = (
             f"Strongest: the {attack.attacker} attacker with {attack.recogniser}, who puts the right person first "
             f"among {m.people:,}. Guessing reaches {percent(m.chance['1'])}."
         )
+        if box:
+            floor = strongest(box.attacks, pair)[1].rank["1"].value
+            detail += f" With the face blacked out, hair, clothes and background alone reach {percent(floor)}."
         tests.append(Test(name, question, rate(m.rank["1"]), _pair_status(result, name), detail))
     inference = result.methods[0].inference
-    box = next((x.inference for x in result.methods if x.method == BOX), None)
     detail = (
         f"A trained reader is right on {percent(inference.accuracy.value)} of the true attributes; always answering "
         f"what most people have is right on {percent(inference.majority.value)}."
     )
     if box:
-        detail += f" With the face blacked out it gains {percent(box.advantage.value)} from hair and background alone."
+        gain = percent(box.inference.advantage.value)
+        detail += f" With the face blacked out it gains {gain} from hair and background alone."
     figure = rate(inference.advantage)
     question = "Can true attributes of the face be read off the released one, beyond the usual answer?"
     return [*tests, Test("Inference", question, figure, result.verdict.inference, detail)]
