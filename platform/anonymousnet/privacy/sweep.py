@@ -35,7 +35,7 @@ KNOBS: dict[str, tuple[float, ...]] = {
 }
 """Settings tried, one knob at a time around the release's own."""
 THROWAWAY = b"evaluation's throwaway key, 32 B"
-MOST_FACES = 300
+MOST_FACES = 200
 
 
 @dataclass(frozen=True, slots=True)
