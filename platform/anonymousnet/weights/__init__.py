@@ -61,8 +61,8 @@ def folder_of(name: str) -> Path:
     if not (folder / "config.json").exists():
         shipped = ", ".join(shipped_names()) or "none"
         raise WeightsError(
-            f"no weights '{name}': expected a shipped name ({shipped}) or a folder that holds config.json; "
-            "`anonymousnet train` makes such folders"
+            f"no weights '{name}': expected a shipped name ({shipped}) or a folder that holds config.json "
+            "(`anonymousnet train` makes one)"
         )
     return folder
 
