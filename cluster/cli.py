@@ -17,6 +17,7 @@ from anonymousnet import __version__
 from anonymousnet.cluster.evaluate import evaluate
 from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba, plain_errors, show
 from anonymousnet.cluster.perturbation import perturbation
+from anonymousnet.cluster.population import population
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -209,6 +210,7 @@ def score_weights(
 
 main.add_command(evaluate)
 main.add_command(perturbation)
+main.add_command(population)
 
 if __name__ == "__main__":
     main()

@@ -119,3 +119,18 @@ def test_a_run_killed_with_9_goes_on_to_the_same_last_loss(small_celeba: Path, t
         answers.append(json.loads(done.stdout.strip().splitlines()[-1]))
     assert answers[0]["losses"] == answers[1]["losses"]
     assert answers[0]["scores"] == answers[1]["scores"]
+
+
+def test_a_population_of_one_s_own_is_counted_and_used(
+    small_celeba: Path, photos: Path, tmp_path: Path, small_weights: list[str]
+) -> None:
+    out, table = tmp_path / "people.json", small_celeba / "list_attr_celeba.txt"
+    few = run("population", table, out)
+    assert (few.exit_code, "expected at least 100 rows, got 14" in few.stderr) == (2, True)
+    count, names, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([count, names, *rows * 10]))
+    assert json.loads(run("population", table, out, "--json").stdout)["rows"] == 140
+    done = run("anonymize", photos, tmp_path / "out", "--json", *sets([*small_weights, f"obfuscate.population={out}"]))
+    assert json.loads(done.stdout)["released"] == 1
+    missing = run("anonymize", photos, tmp_path / "x", *sets([*small_weights, "obfuscate.population=/nowhere"]))
+    assert (missing.exit_code, len(missing.stderr.strip().splitlines())) == (2, 1)

@@ -54,9 +54,9 @@ class CelebA:
         there = {path.name for path in (folder / "img_align_celeba").iterdir()}
         names, table = read_attributes(folder / "list_attr_celeba.txt")
         rows = [i for i, name in enumerate(names) if name in there]
-        partitions = _read_pairs(folder / "list_eval_partition.txt")
+        partitions = read_pairs(folder / "list_eval_partition.txt")
         identity_file = folder / "identity_CelebA.txt"
-        identities = _read_pairs(identity_file) if identity_file.exists() else {}
+        identities = read_pairs(identity_file) if identity_file.exists() else {}
         kept = [names[i] for i in rows]
         return cls(
             folder,
@@ -143,8 +143,11 @@ def read_attributes(path: str | Path) -> tuple[tuple[str, ...], NDArray[np.bool_
     return tuple(names), table
 
 
-def _read_pairs(path: Path) -> dict[str, int]:
-    """Read lines of `name number`."""
+def read_pairs(path: Path) -> dict[str, int]:
+    """Read lines of `name number`, as CelebA's partition and identity lists are.
+
+    Raises StorageError, AttributeTableError naming the line.
+    """
     pairs: dict[str, int] = {}
     for number, line in enumerate(_read_lines(path), 1):
         name, _, value = line.partition(" ")

@@ -21,8 +21,8 @@ from anonymousnet.align.detect import Detector
 from anonymousnet.align.warp import crop_faces, similarity
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES, INDEX
-from anonymousnet.data.celeba import _read_pairs as read_numbers
 from anonymousnet.data.celeba import read_attributes
+from anonymousnet.data.celeba import read_pairs as read_numbers
 from anonymousnet.data.images import load_photo
 from anonymousnet.errors import DataError, FaceError, ImageError, StorageError
 from anonymousnet.nets.classifier import Classifier
