@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is imported: several test processes that each take all cores are many times slower than one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import warnings
 import zipfile
 from pathlib import Path
