@@ -102,6 +102,20 @@ def test_attribute_and_embedder_targets_are_fooled_together() -> None:
     assert min(found.history[-1]) > 0.5
 
 
+def test_deepfool_is_done_once_enough_faces_are_fooled(classifier: nn.Module) -> None:
+    enough = universal.Universal(torch.ones(3, 32, 32), 1, [[1 - universal.DELTA]])
+    found = universal.solve(blobs(40, 2)[0], [ClassTarget(classifier, 3)], XI, "deepfool", 5, start=enough)
+    assert torch.equal(found.v, enough.v)
+    assert found.epochs == 5
+
+
+def test_against_classes_the_descent_follows_the_clean_answers_clipped_cross_entropy() -> None:
+    logits = torch.tensor([[4.0, 1.0, 0.5, -2.0], [-20.0, 1.0, 0.0, 0.0]])
+    margins = logits[:, :1] - logits[:, 1:]
+    expected = torch.stack([nn.functional.cross_entropy(logits[0], torch.tensor(0)), torch.tensor(universal.LOSS_CLIP)])
+    assert torch.allclose(universal.standing(margins, 0.0), -expected.mean())
+
+
 def test_fooled_needs_any_or_a_share() -> None:
     margins = torch.tensor([[1.0, -1.0, 1.0, 1.0], [-1.0, -1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     assert fooled(margins, 0.0).tolist() == [True, True, False]
