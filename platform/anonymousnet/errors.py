@@ -16,13 +16,14 @@
     ├── StageError                  a stage was handed, or returned, a batch of the wrong shape or range
     ├── WeightsError                weights are missing, altered, or of another architecture
     ├── CheckpointError             a training checkpoint is missing, damaged or of another run
+    ├── ClusterError                no Ray cluster answers, it is too small, or its workers die again and again
     └── PrivacyError
         ├── BudgetExceeded          the release would spend more epsilon than its subject has left
         └── LedgerError             the ledger is locked, truncated or from a newer version
 
 A message says what was expected, what was found, and what to do about it. `DataError`, `ConfigError`,
-`WeightsError`, `CheckpointError` and `PrivacyError` end the command line with exit status 2 (the user can
-mend them); `ImageError` and `FaceError` never end a job.
+`WeightsError`, `CheckpointError`, `ClusterError` and `PrivacyError` end the command line with exit status 2 (the
+user can mend them); `ImageError` and `FaceError` never end a job.
 """
 
 
@@ -88,6 +89,10 @@ class WeightsError(AnonymousNetError):
 
 class CheckpointError(AnonymousNetError):
     """A training checkpoint is missing, damaged or belongs to another run."""
+
+
+class ClusterError(AnonymousNetError):
+    """A Ray cluster is out of reach, too small, or its workers die again and again."""
 
 
 class PrivacyError(AnonymousNetError):

@@ -77,9 +77,7 @@ class GuaranteeResult:
         ]
 
 
-def measure(
-    config: Config, faces: int = 50, seed: int = 0, celeba: Path | None = None
-) -> GuaranteeResult:
+def measure(config: Config, faces: int = 50, seed: int = 0, celeba: Path | None = None) -> GuaranteeResult:
     """Test `faces` of CelebA's test images, in random order, or synthetic faces where CelebA is not there.
 
     Raises ConfigError where `synthesize.strength` is not 1, WeightsError, and what reading CelebA raises.

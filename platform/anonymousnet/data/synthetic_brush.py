@@ -7,9 +7,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 
-_SKIN = np.array(
-    [[255, 222, 200], [243, 198, 168], [226, 172, 134], [190, 130, 96], [134, 88, 62], [88, 58, 44]]
-)
+_SKIN = np.array([[255, 222, 200], [243, 198, 168], [226, 172, 134], [190, 130, 96], [134, 88, 62], [88, 58, 44]])
 _HAIR: dict[str, tuple[Colour, Colour]] = {
     "Black_Hair": ((20, 17, 18), (44, 36, 36)),
     "Brown_Hair": ((74, 46, 28), (118, 78, 48)),
@@ -38,9 +36,7 @@ class Layer:
     def line(self, points: np.ndarray, colour: Colour, width: float) -> None:
         """A line of `width` pixels through (N, 2) pixels."""
         width = max(1, round(width * self._fine))
-        self._draw.line(
-            self._points(points), fill=(*colour, 255), width=width, joint="curve" if width > 4 else None
-        )
+        self._draw.line(self._points(points), fill=(*colour, 255), width=width, joint="curve" if width > 4 else None)
 
     def picture(self) -> Image.Image:
         """RGBA at the final size."""
@@ -68,9 +64,7 @@ class Soft:
         self._draw.line(flat, fill=round(255 * strength), width=max(1, round(width)))
         return self
 
-    def onto(
-        self, picture: Image.Image, colour: Colour, blur: float, texture: Image.Image | None = None
-    ) -> None:
+    def onto(self, picture: Image.Image, colour: Colour, blur: float, texture: Image.Image | None = None) -> None:
         """Paint `colour` onto the RGB `picture` through the mask blurred by `blur` pixels."""
         if not self._touched:
             return

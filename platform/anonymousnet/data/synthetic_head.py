@@ -88,9 +88,7 @@ class Head:
 
     def __init__(self, traits: Traits, pose: Pose, has: frozenset[str]) -> None:
         self.traits, self.pose, self.has = traits, pose, has
-        self.width = (
-            42 * traits.width * (1.13 if "Chubby" in has else 1) * (0.96 if "Oval_Face" in has else 1)
-        )
+        self.width = 42 * traits.width * (1.13 if "Chubby" in has else 1) * (0.96 if "Oval_Face" in has else 1)
         self.chin = 68 + traits.chin + (3 if "Male" in has else 0) + 5 * pose.opening
         self.unit, self._turn, self._shift = 1.0, np.eye(2), np.zeros(2)
         self.hair = hair_colour(traits.hair, has)

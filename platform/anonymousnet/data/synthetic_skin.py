@@ -57,14 +57,10 @@ class Skin:
             inner = ellipse((side * (w + 2), 4), 2.5 * size, 7 * size)
             layer.fill(place(inner, -14.0), shade(self.colour, 0.7))
         if "Double_Chin" in self.has:
-            layer.fill(
-                place(ellipse((0, self.head.chin - 4), 0.62 * w, 14.5), -12.0), shade(self.colour, 0.9)
-            )
+            layer.fill(place(ellipse((0, self.head.chin - 4), 0.62 * w, 14.5), -12.0), shade(self.colour, 0.9))
         skull = _SKULL * (w, 1)
         over = np.concatenate([skull, skull[-2::-1] * (-1, 1)])
-        layer.fill(
-            curve(np.concatenate([self.points[:17], self.head.place(over, -20.0)]), closed=True), self.colour
-        )
+        layer.fill(curve(np.concatenate([self.points[:17], self.head.place(over, -20.0)]), closed=True), self.colour)
 
     def modelled(self, picture: Image.Image) -> Image.Image:
         """Light, relief and colour on the flat RGBA head."""
@@ -80,9 +76,7 @@ class Skin:
         """The chin's shadow on the neck, the neck's roundness, folds of the clothes."""
         picture, alpha = apart(picture)
         head, x = self.head, self.light[0]
-        dark = Soft(self.size).fill(
-            head.flat(ellipse((10 * head.pose.yaw - 5 * x, head.chin + 2), 34, 12)), 0.75
-        )
+        dark = Soft(self.size).fill(head.flat(ellipse((10 * head.pose.yaw - 5 * x, head.chin + 2), 34, 12)), 0.75)
         for side in (-1, 1):
             dark.fill(head.flat(_NECK * (side, 1)), 0.75 if side * x < 0 else 0.5)
             dark.fill(head.flat(_FOLD * (side, 1)), 0.3)

@@ -93,9 +93,7 @@ class Wear:
 
     def _fringe(self, layer: Layer) -> None:
         w = self.head.width
-        for x, (dip, tone) in zip(
-            np.linspace(-0.8 * w, 0.8 * w, 15), self.strands.random((15, 2)), strict=True
-        ):
+        for x, (dip, tone) in zip(np.linspace(-0.8 * w, 0.8 * w, 15), self.strands.random((15, 2)), strict=True):
             out = abs(x) / w
             end, top = -17 + 5 * dip + 3 * out**2, -74 + 22 * out**1.5
             lock = [(x * 0.5 - 2, top), (x * 0.5 + 2, top), (x * 0.9 + 4, -42), (x + 4.2, end - 6)]
@@ -109,9 +107,7 @@ class Wear:
         if "Wearing_Hat" not in self.has:
             return
         w, place, colour, kind = self.head.width + 9, self.head.place, self.cloth, self.choice[6]
-        dome = np.array(
-            [(-1, -22), (-1, -46), (-0.7, -78), (0, -92), (0.7, -78), (1, -46), (1, -22), (0, -29)]
-        )
+        dome = np.array([(-1, -22), (-1, -46), (-0.7, -78), (0, -92), (0.7, -78), (1, -46), (1, -22), (0, -29)])
         layer.fill(place(curve(dome * (w, 1), closed=True), -16.0), colour)
         band = np.array([(-1, -22), (0, -30), (1, -22), (1, -38), (0, -46), (-1, -38)])
         layer.fill(place(band * (w, 1), -14.0), shade(colour, 0.75 if kind < 0.4 else 0.6))

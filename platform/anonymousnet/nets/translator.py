@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from anonymousnet.data.attributes import ATTRIBUTES
 
+OPEN = 0.98
+"""Faces are drawn in from -1 and 1 this far, where the hyperbolic tangent can be undone."""
+
 
 class TranslatorConfig(BaseModel):
     """Shape of the translator."""
@@ -39,7 +42,10 @@ class _Residual(nn.Module):
 
 
 class Translator(nn.Module):
-    """Face B3HW in [-1, 1] and target attributes B40 in {0, 1} -> face B3HW in [-1, 1]."""
+    """Face B3HW in [-1, 1] and target attributes B40 in {0, 1} -> face B3HW in [-1, 1].
+
+    StarGAN paints the whole picture; this paints what changes, so that it starts as the identity and not as a smear.
+    """
 
     def __init__(self, config: TranslatorConfig) -> None:
         super().__init__()
@@ -51,11 +57,15 @@ class Translator(nn.Module):
         layers += [_Residual(4 * w) for _ in range(config.blocks)]
         for i in (1, 0):
             layers += [nn.ConvTranspose2d(w * 2 ** (i + 1), w * 2**i, 4, 2, 1, bias=False), _norm(w * 2**i), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Conv2d(w, 3, 7, 1, 3))
+        change = nn.Conv2d(w, 3, 7, 1, 3)
+        nn.init.zeros_(change.weight)
+        nn.init.zeros_(change.bias)  # type: ignore[arg-type]
+        self.body = nn.Sequential(*layers, change)
 
     def forward(self, faces: Tensor, attributes: Tensor) -> Tensor:
         planes = (attributes * 2 - 1)[:, :, None, None].expand(-1, -1, *faces.shape[2:])
-        return torch.tanh(self.body(torch.cat([faces, planes], 1)).float())
+        change = self.body(torch.cat([faces, planes], 1)).float()
+        return torch.tanh(torch.atanh(faces.float().clamp(-OPEN, OPEN)) + change)
 
 
 class TranslationCritic(nn.Module):

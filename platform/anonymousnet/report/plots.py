@@ -48,9 +48,7 @@ def bars(title: str, rows: Sequence[Bar], limit: float | None, floor: float | No
     return _svg(figure, axes, title)
 
 
-def curve(
-    title: str, xs: Sequence[float], points: Sequence[Bar], limit: float | None, share: bool, log: bool
-) -> str:
+def curve(title: str, xs: Sequence[float], points: Sequence[Bar], limit: float | None, share: bool, log: bool) -> str:
     """A line with its interval over a setting; chosen points are marked by a ring."""
     figure = Figure((WIDTH, 2.3), layout="constrained")
     axes = figure.subplots()

@@ -119,9 +119,7 @@ def _factor(epsilon: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _shares(
-    t: float, config: Config, released: Mapping[str, float], population: Mapping[str, float]
-) -> list[_Share]:
+def _shares(t: float, config: Config, released: Mapping[str, float], population: Mapping[str, float]) -> list[_Share]:
     """The chart's rows: painted attributes first, then those seen outside; the common before the rare."""
     rows = []
     for name in ATTRIBUTES if released else ():
@@ -130,9 +128,7 @@ def _shares(
         spread = 0.0 if kept else t
         low, high = max(0.0, common - spread), min(1.0, common + spread)
         outside = name in OUTSIDE_FACE and config.synthesize.strength > 0
-        rows.append(
-            _Share(_words(name), 100 * common, 100 * released[name], 100 * low, 100 * high, outside, kept)
-        )
+        rows.append(_Share(_words(name), 100 * common, 100 * released[name], 100 * low, 100 * high, outside, kept))
     return sorted(rows, key=lambda row: (row.outside, -row.population))
 
 
