@@ -157,7 +157,7 @@ class TrainConfig(Section):
     """Peak learning rate."""
     ema: float | None = Field(None, ge=0, lt=1)
     """Decay of the exponential moving average of the weights; 0 switches it off."""
-    px: int | None = Field(None, ge=32, le=512, multiple_of=32)
+    px: int | None = Field(None, ge=32, le=512, multiple_of=16)
     """Side of the faces the network works on, in pixels."""
     width: int | None = Field(None, ge=4, le=512)
     """Channels of the network's first layer."""

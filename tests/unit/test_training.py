@@ -115,7 +115,7 @@ def test_training_leaves_curves_pictures_and_weights(synthetic: FaceTable, tmp_p
 
 
 def test_a_loss_that_is_no_number_stops_the_run(synthetic: FaceTable, tmp_path: Path) -> None:
-    from anonymousnet.training.loop import TrainingDiverged
+    from anonymousnet.training.record import TrainingDiverged
 
     with pytest.raises(TrainingDiverged, match="lower train.lr"):
         train(
@@ -136,7 +136,7 @@ def test_unknown_tasks_and_empty_data_are_refused(small_celeba: Path) -> None:
 def test_tables_from_celeba_s_layout(small_celeba: Path) -> None:
     data, held_out = training_tables(small_celeba, 32, 0)
     assert (len(data), len(held_out)) == (6, 3)
-    assert set(data.identities_N) == set(range(data.identities))
+    assert set(data.identities_N) == set(range(data.contents.identities))
     assert data.batch(np.arange(2), torch.device("cpu")).faces_B3HW.shape == (2, 3, 32, 32)
 
 

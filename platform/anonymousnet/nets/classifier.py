@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.draw import Dropout
 from anonymousnet.nets.trunk import Trunk
 
 
@@ -27,7 +28,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = Trunk(config.width)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = Dropout(0.2)
         self.head = nn.Linear(self.trunk.channels, len(ATTRIBUTES))
         self.register_buffer("temperature_40", torch.ones(len(ATTRIBUTES)))
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from anonymousnet.draw import Dropout
+
 FEATURES = 256
 """Width of the layer that a stage's correction and the next stage's feature image are read from."""
 
@@ -41,7 +43,7 @@ class Stage(nn.Module):
                 layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
             layers.append(nn.MaxPool2d(2))
         self.trunk = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = Dropout(0.2)
         self.features = nn.Linear(channels * (config.px // 16) ** 2, FEATURES)
         self.correction = nn.Linear(FEATURES, 68 * 2)
         nn.init.normal_(self.correction.weight, std=1e-3)  # every stage starts as "leave them where they are"

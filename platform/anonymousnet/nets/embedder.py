@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from anonymousnet.draw import Dropout
 from anonymousnet.nets.trunk import Trunk
 
 
@@ -29,7 +30,7 @@ class Embedder(nn.Module):
         side = config.px // 16
         self.squeeze = nn.Conv2d(self.trunk.channels, self.trunk.channels // 2, 1, bias=False)
         self.norm = nn.BatchNorm2d(self.trunk.channels // 2)
-        self.dropout = nn.Dropout(0.3)
+        self.dropout = Dropout(0.3)
         self.head = nn.Linear(self.trunk.channels // 2 * side * side, config.dimensions, bias=False)
         self.scale = nn.BatchNorm1d(config.dimensions, affine=False)
 

@@ -15,7 +15,7 @@ from anonymousnet.config import TrainConfig
 from anonymousnet.metrics.attributes import score_attributes
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
 from anonymousnet.training.augment import erase, flip, jitter, recolour
-from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.losses import attribute_loss
 from anonymousnet.training.task import Task
@@ -30,8 +30,8 @@ class AttributesTask(Task):
         "steps": 2400, "batch": 64, "lr": 2e-3, "ema": 0.998, "px": 128, "width": 32,
     }  # fmt: skip
 
-    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
-        super().__init__(config, table)
+    def __init__(self, config: TrainConfig, contents: Contents) -> None:
+        super().__init__(config, contents)
         self.shape = ClassifierConfig(px=config.px or 128, width=config.width or 32)
 
     def networks(self) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""Augmentation of faces in batches, on the device. Randomness is torch's global generator, seeded by the loop."""
+"""Augmentation of faces in batches, on the device. Randomness: `draw`, which the loop seeds."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anonymousnet import draw
+
 
 def flip(faces: Tensor, chance: float = 0.5) -> Tensor:
     """Mirror a random part of the batch left to right."""
-    mirrored = torch.rand(len(faces), device=faces.device) < chance
+    mirrored = draw.uniform(len(faces), device=faces.device) < chance
     return torch.where(mirrored[:, None, None, None], faces.flip(3), faces)
 
 
 def jitter_matrices(n: int, degrees: float, scale: float, shift: float) -> Tensor:
     """Random similarities (n, 2, 3) for `affine_grid`: rotation +-degrees, zoom +-scale, shift +-shift of the side."""
-    angle = (torch.rand(n) * 2 - 1) * math.radians(degrees)
-    zoom = 1 + (torch.rand(n) * 2 - 1) * scale
-    move = (torch.rand(n, 2) * 2 - 1) * 2 * shift
+    angle = (draw.uniform(n) * 2 - 1) * math.radians(degrees)
+    zoom = 1 + (draw.uniform(n) * 2 - 1) * scale
+    move = (draw.uniform(n, 2) * 2 - 1) * 2 * shift
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     return torch.stack([torch.stack([cos, -sin, move[:, 0]], 1), torch.stack([sin, cos, move[:, 1]], 1)], 1)
 
@@ -34,7 +36,7 @@ def recolour(faces: Tensor, brightness: float, contrast: float, saturation: floa
     """Change light and colour at random; stays in [-1, 1]."""
 
     def factor(amount: float) -> Tensor:
-        return 1 + (torch.rand(len(faces), 1, 1, 1, device=faces.device) * 2 - 1) * amount
+        return 1 + (draw.uniform(len(faces), 1, 1, 1, device=faces.device) * 2 - 1) * amount
 
     grey = faces.mean(1, keepdim=True)
     faces = grey + (faces - grey) * factor(saturation)
@@ -45,10 +47,10 @@ def recolour(faces: Tensor, brightness: float, contrast: float, saturation: floa
 def erase(faces: Tensor, chance: float, largest: float = 0.4) -> Tensor:
     """Grey rectangles over a random part of the batch (Zhong et al., AAAI 2020)."""
     n, side = len(faces), faces.shape[3]
-    size = (torch.rand(n, 2) * (largest - 0.1) + 0.1) * side
-    corner = torch.rand(n, 2) * (side - size)
+    size = (draw.uniform(n, 2) * (largest - 0.1) + 0.1) * side
+    corner = draw.uniform(n, 2) * (side - size)
     line = torch.arange(side)
     inside = (line[None, None] >= corner[:, :, None]) & (line[None, None] < (corner + size)[:, :, None])
     box = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]
-    box &= (torch.rand(n) < chance)[:, None, None, None]
+    box &= (draw.uniform(n) < chance)[:, None, None, None]
     return faces.masked_fill(box.to(faces.device), 0.0)

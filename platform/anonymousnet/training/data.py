@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +32,17 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """What a task must know of the data before it sees any."""
+
+    faces: int
+    identities: int
+    """Their number, once they are numbered from 0."""
+    landmarks: bool
+    """Whether every face has its 68."""
+
+
+@dataclass(frozen=True, slots=True)
 class FaceTable:
     """N aligned faces and their labels."""
 
@@ -37,6 +50,8 @@ class FaceTable:
     attributes_N40: NDArray[np.bool_]
     identities_N: NDArray[np.int64]
     landmarks_N682: NDArray[np.float32] | None = None
+    files: tuple[int, ...] = ()
+    """Rows of each file they come from: the order of training follows it (`windows`)."""
 
     def __post_init__(self) -> None:
         n = len(self.faces_N3HW)
@@ -51,14 +66,14 @@ class FaceTable:
         return len(self.faces_N3HW)
 
     @property
-    def identities(self) -> int:
-        """Number of identities, once they are numbered from 0."""
-        return int(self.identities_N.max()) + 1
+    def contents(self) -> Contents:
+        """What a task must know of it."""
+        return Contents(len(self), int(self.identities_N.max()) + 1, self.landmarks_N682 is not None)
 
     def numbered(self) -> FaceTable:
         """Identities renumbered 0, 1, 2, ... in ascending order, as a softmax over them needs."""
         _, numbers = np.unique(self.identities_N, return_inverse=True)
-        return FaceTable(self.faces_N3HW, self.attributes_N40, numbers.astype(np.int64), self.landmarks_N682)
+        return dataclasses.replace(self, identities_N=numbers.astype(np.int64))
 
     def take(self, rows: NDArray[np.int64]) -> FaceTable:
         """Some rows, in the given order."""
@@ -77,11 +92,34 @@ class FaceTable:
         )
 
 
-def rows_of_step(seed: int, step: int, batch: int, n: int) -> NDArray[np.int64]:
-    """Rows (batch,) that step `step` sees: every epoch is one permutation of all n, drawn from (seed, epoch)."""
+WINDOW = 1 << 16
+"""Faces that are shuffled together: more than these are never held in memory at once."""
+
+
+def windows(seed: int, epoch: int, sizes: Sequence[int], window: int = WINDOW) -> list[NDArray[np.int64]]:
+    """One epoch's order over all rows of files that hold `sizes` rows: row numbers, window by window.
+
+    Files are drawn in random order, gathered until a window is full, and the window's rows shuffled. Where all fit
+    into one window it is one permutation of all rows. It depends on (seed, epoch) alone, on no number of workers.
+    """
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if starts[-1] <= window:
+        return [np.random.default_rng([seed, epoch]).permutation(int(starts[-1]))]
+    source = np.random.default_rng([seed, epoch])
+    found, held = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for file in source.permutation(len(sizes)):
+        if held and sum(map(len, held)) + sizes[file] > window:
+            found.append(source.permutation(np.concatenate(held)))
+            held = []
+        held.append(np.arange(starts[file], starts[file + 1]))
+    return [*found, source.permutation(np.concatenate(held))]
+
+
+def rows_of_step(seed: int, step: int, batch: int, n: int, sizes: Sequence[int] = ()) -> NDArray[np.int64]:
+    """Rows (batch,) that step `step` sees of n, which lie in files of `sizes` (none given: in one)."""
     positions = np.arange(step * batch, (step + 1) * batch)
     rows = np.empty(batch, np.int64)
     for epoch in np.unique(positions // n):
         here = positions // n == epoch
-        rows[here] = np.random.default_rng([seed, int(epoch)]).permutation(n)[positions[here] % n]
+        rows[here] = np.concatenate(windows(seed, int(epoch), sizes or (n,)))[positions[here] % n]
     return rows

@@ -16,7 +16,7 @@ from anonymousnet.config import TrainConfig
 from anonymousnet.metrics import identity
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.training.augment import erase, flip, jitter, recolour
-from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.losses import arcface_loss
 from anonymousnet.training.task import Task
@@ -47,10 +47,10 @@ class EmbedderTask(Task):
         "steps": 4000, "batch": 64, "lr": 1.5e-3, "ema": 0.998, "px": 128, "width": 32,
     }  # fmt: skip
 
-    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
-        super().__init__(config, table)
+    def __init__(self, config: TrainConfig, contents: Contents) -> None:
+        super().__init__(config, contents)
         self.shape = EmbedderConfig(px=config.px or 128, width=config.width or 32)
-        self.identities = table.identities
+        self.identities = contents.identities
 
     def networks(self) -> dict[str, nn.Module]:
         return {"embedder": _WithCentres(Embedder(self.shape), self.identities)}

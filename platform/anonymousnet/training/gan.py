@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anonymousnet import weights
+from anonymousnet import draw, weights
 from anonymousnet.align.region import masks, pixelated
 from anonymousnet.config import STRENGTHS, TrainConfig
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
 from anonymousnet.nets.discriminator import Discriminator, DiscriminatorConfig, Judgement
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.training.augment import flip, jitter
-from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.losses import (
     attribute_loss,
@@ -81,8 +81,8 @@ class GeneratorTask(Task):
         "steps": 8000, "batch": 16, "lr": 4e-4, "ema": 0.998, "px": 128, "width": 48,
     }  # fmt: skip
 
-    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
-        super().__init__(config, table)
+    def __init__(self, config: TrainConfig, contents: Contents) -> None:
+        super().__init__(config, contents)
         self.shape = GeneratorConfig(px=config.px or 128, width=config.width or 48)
         self.critic_shape = DiscriminatorConfig(px=self.shape.px, code=self.shape.code)
         self.region, self.weight = masks(self.shape.px)
@@ -116,13 +116,14 @@ class GeneratorTask(Task):
         """Contexts of `half` faces, each twice: with true attributes, and as Stage II might release them."""
         a = self.inputs(faces, attributes[:half], self._random_strengths(half, faces))
         others = attributes[half : 2 * half]
-        swapped = torch.where(torch.rand(half, 1, device=faces.device) < 0.5, others, attributes[:half])
-        return a.twice(swapped, torch.randn_like(a.code), torch.randn_like(a.noise))
+        swapped = torch.where(draw.uniform(half, 1, device=faces.device) < 0.5, others, attributes[:half])
+        code = draw.normal(*a.code.shape, device=faces.device)
+        return a.twice(swapped, code, draw.normal(*a.noise.shape, device=faces.device))
 
     def _random_strengths(self, n: int, like: Tensor) -> Tensor:
         levels = torch.tensor([s for s in STRENGTHS if 0 < s < 1], device=like.device)
-        drawn = levels[torch.randint(len(levels), (n,), device=like.device)]
-        return torch.where(torch.rand(n, device=like.device) < FULLY_BLANKED, torch.ones_like(drawn), drawn)
+        drawn = levels[draw.integers(len(levels), n, device=like.device)]
+        return torch.where(draw.uniform(n, device=like.device) < FULLY_BLANKED, torch.ones_like(drawn), drawn)
 
     def inputs(self, faces: Tensor, attributes: Tensor, strength: Tensor) -> Inputs:
         """Blank (or pixelate) the region of faces and draw a code and noise for each."""
@@ -132,8 +133,8 @@ class GeneratorTask(Task):
                 context = torch.where((strength == value)[:, None, None, None], pixelated(faces, cells), context)
         n, px = len(faces), faces.shape[-1]
         region = self.region.to(faces).expand(n, -1, -1, -1)
-        code = torch.randn(n, self.shape.code, device=faces.device)
-        noise = torch.randn(n, 1, px, px, device=faces.device)
+        code = draw.normal(n, self.shape.code, device=faces.device)
+        noise = draw.normal(n, 1, px, px, device=faces.device)
         return Inputs(context, region, strength, attributes, code, noise)
 
     def _composite(self, painted: Tensor, faces: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anonymousnet import weights
+from anonymousnet import draw, weights
 from anonymousnet.config import TrainConfig
 from anonymousnet.errors import DataError
 from anonymousnet.nets.dan import DAN, DANConfig, five_from_68, landmark_loss
 from anonymousnet.training.augment import erase, jitter_matrices, recolour
-from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.task import Task
 
@@ -39,13 +39,14 @@ class LandmarksTask(Task):
 
     name: ClassVar[str] = "landmarks"
     weights: ClassVar[str] = "landmarks"
+    px_multiple: ClassVar[int] = 16
     defaults: ClassVar[dict[str, Any]] = {
         "steps": 4000, "batch": 32, "lr": 1e-3, "ema": 0.998, "px": 112, "width": 16,
     }  # fmt: skip
 
-    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
-        super().__init__(config, table)
-        if table.landmarks_N682 is None:
+    def __init__(self, config: TrainConfig, contents: Contents) -> None:
+        super().__init__(config, contents)
+        if not contents.landmarks:
             raise DataError(
                 "expected 68 landmarks for every face, got none; make them with "
                 "`python -m anonymousnet.training.teacher CELEBA CELEBA/landmarks_68.npz`, or use --synthetic"
@@ -95,7 +96,7 @@ class LandmarksTask(Task):
 
 def mirrored(faces: Tensor, points_B682: Tensor) -> tuple[Tensor, Tensor]:
     """A random half of the faces mirrored, points (in pixels) along with them."""
-    chosen = torch.rand(len(faces), device=faces.device) < 0.5
+    chosen = draw.uniform(len(faces), device=faces.device) < 0.5
     flipped = points_B682[:, list(MIRRORED)]
     flipped = torch.stack([faces.shape[-1] - flipped[..., 0], flipped[..., 1]], -1)
     return (

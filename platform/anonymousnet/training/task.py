@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from anonymousnet.config import TrainConfig
-from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.errors import ConfigError
+from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 
 
@@ -27,9 +28,13 @@ class Task(ABC):
     """Its own defaults for TrainConfig."""
     max_zero_stage: ClassVar[int] = 3
     """Highest DeepSpeed ZeRO stage it can be trained with."""
+    px_multiple: ClassVar[int] = 32
+    """What the side of its faces must be a multiple of: its network halves them that often."""
 
-    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
+    def __init__(self, config: TrainConfig, contents: Contents) -> None:
         self.config = config
+        if (config.px or 0) % self.px_multiple:
+            raise ConfigError(f"train.px: {self.name} expects a multiple of {self.px_multiple}, got {config.px}")
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:

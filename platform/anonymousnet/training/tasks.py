@@ -24,6 +24,9 @@ TASKS: dict[str, type[Task]] = {
     task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, TranslatorTask)
 }
 
+UNSURE = 0.05
+"""Faces on which the teacher's answers lie further apart, as a share of the eyes' distance, are not learned from."""
+
 
 def task_named(name: str) -> type[Task]:
     """The task class called `name`. Raises ConfigError listing the names there are."""
@@ -73,8 +76,8 @@ def _landmarks(folder: Path, part: CelebA, px: int) -> tuple[CelebA, NDArray[np.
         return part, None
     with np.load(path) as labels:  # allow_pickle is off by default, and stays so
         found = {Path(name).name: i for i, name in enumerate(labels["name"]) if "img_align_celeba" in name}
-        points = labels["landmarks_N682"]
-    rows = [i for i, name in enumerate(part.names) if name in found and np.isfinite(points[found[name]]).all()]
+        points, sure = labels["landmarks_N682"], labels["spread_N"] < UNSURE
+    rows = [i for i, name in enumerate(part.names) if name in found and sure[found[name]]]  # NaN: no face was found
     kept = part.take(np.array(rows, np.int64))
     top = (218 - CROP) // 2
     return kept, ((points[[found[name] for name in kept.names]] - [0, top]) * (px / CROP)).astype(np.float32)

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from anonymousnet import weights
+from anonymousnet import draw, weights
 from anonymousnet.config import TrainConfig
 from anonymousnet.nets.translator import TranslationCritic, Translator, TranslatorConfig
 from anonymousnet.training.augment import flip
-from anonymousnet.training.data import Batch, FaceTable
+from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.losses import attribute_loss, gradient_penalty
 from anonymousnet.training.task import Task
@@ -34,8 +34,8 @@ class TranslatorTask(Task):
         "steps": 6000, "batch": 16, "lr": 2e-4, "ema": 0.998, "px": 64, "width": 32,
     }  # fmt: skip
 
-    def __init__(self, config: TrainConfig, table: FaceTable) -> None:
-        super().__init__(config, table)
+    def __init__(self, config: TrainConfig, contents: Contents) -> None:
+        super().__init__(config, contents)
         self.shape = TranslatorConfig(px=config.px or 64, width=config.width or 32)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -50,7 +50,7 @@ class TranslatorTask(Task):
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         real, truth = flip(batch.faces_B3HW), batch.attributes_B40
-        target = truth[torch.randperm(len(truth), device=truth.device)]
+        target = truth.roll(1, 0)  # another person's: batches are drawn at random
         with torch.no_grad():
             fake = engines["translator"].module(real, target)
         parts = self._critic_step(engines["critic"], real, truth, fake)
@@ -62,7 +62,7 @@ class TranslatorTask(Task):
         on_real, logits = critic.module(real)
         on_fake, _ = critic.module(fake)
         by_attribute, attribute_parts = attribute_loss(logits, truth)
-        alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
+        alpha = draw.uniform(len(real), 1, 1, 1, device=real.device)
         mixed = (alpha * real + (1 - alpha) * fake).detach().requires_grad_(True)
         penalty = gradient_penalty(critic.module(mixed)[0], mixed)
         # StarGAN sums the attribute loss over attributes.
