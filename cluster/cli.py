@@ -18,6 +18,7 @@ from anonymousnet.cluster.evaluate import evaluate
 from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba, plain_errors, show
 from anonymousnet.cluster.perturbation import perturbation
 from anonymousnet.cluster.population import population
+from anonymousnet.cluster.preprocess import preprocess
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -211,6 +212,7 @@ def score_weights(
 main.add_command(evaluate)
 main.add_command(perturbation)
 main.add_command(population)
+main.add_command(preprocess)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,122 @@
+"""The photos of a folder or an S3 prefix and what is known of them beforehand: CelebA's layout, or just photos."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anonymousnet.data.celeba import read_attributes, read_pairs
+from anonymousnet.errors import StorageError
+from anonymousnet.pipelines.storage import Folder, Storage
+
+ALIGNED = "img_align_celeba"
+LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt", "landmarks_68.npz")
+SURE = 0.05
+"""Landmarks are labels where the teacher's answers lie no further apart than this share of the eyes' distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of N photos beforehand."""
+
+    names: tuple[str, ...]
+    listed: NDArray[np.bool_]
+    """(N,) whether the source's list has a row for it; true throughout where there is no list."""
+    attributes: NDArray[np.bool_] | None
+    """(N, 40)"""
+    identities: NDArray[np.int64]
+    """(N,); -1 unknown"""
+    landmarks: NDArray[np.float32] | None
+    """(N, 68, 2) pixels of the photo; NaN unknown"""
+
+    def take(self, rows: NDArray[np.intp]) -> Labels:
+        """Those of some photos."""
+        attributes = None if self.attributes is None else self.attributes[rows]
+        landmarks = None if self.landmarks is None else self.landmarks[rows]
+        names = tuple(self.names[i] for i in rows)
+        return Labels(names, self.listed[rows], attributes, self.identities[rows], landmarks)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The photos there are, sorted by name, and their labels."""
+
+    place: Storage
+    layout: str
+    """celeba or photos"""
+    labels: Labels
+    bytes_N: NDArray[np.int64]
+    partitions: NDArray[np.int8]
+    """(N,) index into SPLITS"""
+    fingerprint: str
+    """Hash of names, sizes and label files."""
+
+
+def read_source(place: Storage) -> Source:
+    """List photos and read labels, once. Raises StorageError, AttributeTableError; StorageError without a photo."""
+    photos, layout = place.photos(ALIGNED), "celeba"
+    if not photos:
+        photos, layout = place.photos(), "photos"
+    if not photos:
+        raise StorageError(f"no photos in {place}; expected files such as .jpg, .png or .webp, or CelebA's layout")
+    names = tuple(name for name, _ in photos)
+    digest = hashlib.sha256(layout.encode())
+    for name, size in photos:
+        digest.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
+    labels, partitions = _unlabelled(names), np.zeros(len(names), np.int8)
+    if layout == "celeba":
+        with TemporaryDirectory() as temporary:
+            lists = {name: _fetch(place, name, Path(temporary)) for name in LISTS}
+            for name, path in lists.items():
+                digest.update(f"{name}\t{path and hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+            labels, partitions = _celeba_labels(names, lists)
+    return Source(place, layout, labels, np.array([n for _, n in photos]), partitions, digest.hexdigest())
+
+
+def _fetch(place: Storage, name: str, temporary: Path) -> Path | None:
+    """A label file where it can be opened; None if there is none."""
+    if isinstance(place, Folder):
+        return place.root / name if (place.root / name).exists() else None
+    try:
+        (temporary / name).write_bytes(place.read(name))
+    except FileNotFoundError:
+        return None
+    return temporary / name
+
+
+def _unlabelled(names: tuple[str, ...]) -> Labels:
+    return Labels(names, np.ones(len(names), np.bool_), None, np.full(len(names), -1, np.int64), None)
+
+
+def _celeba_labels(names: tuple[str, ...], lists: dict[str, Path | None]) -> tuple[Labels, NDArray[np.int8]]:
+    """Labels and partitions of the photos, in their order."""
+    attributes, partition, identity, landmarks = (lists[name] for name in LISTS)
+    if attributes is None or partition is None:
+        raise StorageError(
+            f"found {ALIGNED} without {LISTS[0]} and {LISTS[1]}; CelebA's lists belong beside its images"
+        )
+    order, table = read_attributes(attributes)
+    row = {name: i for i, name in enumerate(order)}
+    rows = np.array([row.get(name, -1) for name in names])
+    table = np.concatenate([table, np.zeros((1, 40), np.bool_)])  # -1: the photos that no row speaks of
+    split = read_pairs(partition)
+    who = read_pairs(identity) if identity else {}
+    labels = Labels(
+        names, rows >= 0, table[rows], np.array([who.get(name, -1) for name in names]),
+        _teacher_landmarks(landmarks, names) if landmarks else None,
+    )  # fmt: skip
+    return labels, np.array([split.get(name, 0) for name in names], np.int8)
+
+
+def _teacher_landmarks(path: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
+    """(N, 68, 2) from training.teacher's table; NaN where the teacher found no face or was guessing."""
+    with np.load(path) as labels:  # allow_pickle is off by default, and stays so
+        sure = labels["spread_N"] < SURE  # false for NaN
+        found = {Path(n).name: i for i, n in enumerate(labels["name"]) if ALIGNED in n and sure[i]}
+        points = np.concatenate([labels["landmarks_N682"], np.full((1, 68, 2), np.nan)]).astype(np.float32)
+    return np.asarray(points[[found.get(name, -1) for name in names]])
