@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anonymousnet.device import autocast, cpu_has_bf16
+from anonymousnet.training.fooling import noise_like
 from anonymousnet.training.targets import ClassTarget, fooling_rates
-from anonymousnet.training.universal import noise_like, solve
+from anonymousnet.training.universal import Plan, Solver, solve
 
 XI, CLASSES, PX = 10 / 255, 10, 64
 MADE_FROM, UNSEEN, TRAINED_ON = 500, 1000, 4000
@@ -90,9 +91,9 @@ def plain(net: nn.Module, faces: Tensor) -> Tensor:
     return v
 
 
-def ours(net: nn.Module, faces: Tensor, solver: str, epochs: int) -> Tensor:
+def ours(net: nn.Module, faces: Tensor, solver: Solver, epochs: int) -> Tensor:
     """Our solver's v in the faces' units (span 2)."""
-    return solve(faces, [ClassTarget(net)], XI, solver, epochs).v * 2 * XI  # type: ignore[arg-type]
+    return solve(faces, [ClassTarget(net)], Plan(XI, solver, epochs)).v * 2 * XI
 
 
 def toolbox(net: nn.Module, faces: Tensor, attacker: str, epochs: int) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from anonymousnet.errors import ConfigError, StageError
 from anonymousnet.faces import FaceBatch
 from anonymousnet.stages.perturb import Perturb
-from anonymousnet.training import universal
+from anonymousnet.training import disturbances, fooling, universal
+from anonymousnet.training.disturbances import Disturbance
 from anonymousnet.training.targets import AttributeTarget, ClassTarget, EmbedderTarget, fooled, fooling_rates
+from anonymousnet.training.universal import Plan
 
 XI = 10 / 255
 
@@ -48,17 +50,17 @@ def classifier() -> nn.Module:
 @pytest.mark.parametrize("solver", ["sgd", "deepfool"])
 def test_it_fools_unseen_pictures_far_beyond_noise(classifier: nn.Module, solver: universal.Solver) -> None:
     target, epochs = ClassTarget(classifier, top=3), 6 if solver == "sgd" else 2
-    found = universal.solve(blobs(80, 2)[0], [target], XI, solver, epochs)
+    found = universal.solve(blobs(80, 2)[0], [target], Plan(XI, solver, epochs))
     unseen = blobs(200, 3)[0]
     (rate,) = fooling_rates(found.v * 2 * XI, unseen, [target])
-    (noise,) = fooling_rates(universal.noise_like(found.v * 2 * XI), unseen, [target])
+    (noise,) = fooling_rates(fooling.noise_like(found.v * 2 * XI), unseen, [target])
     assert rate > 0.5
     assert rate > 4 * noise
 
 
 @pytest.mark.parametrize("solver", ["sgd", "deepfool"])
 def test_it_never_leaves_its_ball(classifier: nn.Module, solver: universal.Solver) -> None:
-    found = universal.solve(blobs(40, 2)[0], [ClassTarget(classifier, 3)], XI, solver, 1)
+    found = universal.solve(blobs(40, 2)[0], [ClassTarget(classifier, 3)], Plan(XI, solver, 1))
     assert 0 < float(found.v.abs().max()) <= 1 + 1e-6
 
 
@@ -69,18 +71,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(classifier: nn.Module, solver
     def killed_after_one(epochs: Iterable[int]) -> Iterable[int]:
         return [epoch for epoch in epochs if epoch < 1]
 
-    whole = universal.solve(pictures, targets, XI, solver, 3, robust=True)
-    part = universal.solve(pictures, targets, XI, solver, 3, robust=True, progress=killed_after_one)
+    plan = Plan(XI, solver, 3, robust=True)
+    whole = universal.solve(pictures, targets, plan)
+    part = universal.solve(pictures, targets, plan, progress=killed_after_one)
     assert part.epochs == 1
-    again = universal.solve(pictures, targets, XI, solver, 3, robust=True, start=part)
-    assert torch.allclose(again.v, whole.v, atol=1e-6)
+    again = universal.solve(pictures, targets, plan, start=part)
+    assert torch.equal(again.v, whole.v)
     assert again.history == whole.history
 
 
 def test_the_curve_rises_with_epsilon_and_stands_beside_noise(classifier: nn.Module) -> None:
     targets = [ClassTarget(classifier, 3)]
-    found = universal.solve(blobs(80, 2)[0], targets, XI, epochs=6)
-    curve = universal.fooling_curve(found.v, blobs(100, 3)[0], targets, [0.0, XI / 4, XI])
+    found = universal.solve(blobs(80, 2)[0], targets, Plan(XI, epochs=6))
+    curve = fooling.fooling_curve(found.v, blobs(100, 3)[0], targets, [0.0, XI / 4, XI])
     rates = [row["fooled"][0] for row in curve]  # type: ignore[index]
     assert rates[0] == 0
     assert rates == sorted(rates)
@@ -98,13 +101,13 @@ def test_attribute_and_embedder_targets_are_fooled_together() -> None:
             return nn.functional.normalize(trunk(x))
 
     targets = [AttributeTarget(attributes, 32), EmbedderTarget(Unit(), 32, 0.5)]
-    found = universal.solve(pictures, targets, 0.1, epochs=8)
+    found = universal.solve(pictures, targets, Plan(0.1, epochs=8))
     assert min(found.history[-1]) > 0.5
 
 
 def test_deepfool_is_done_once_enough_faces_are_fooled(classifier: nn.Module) -> None:
     enough = universal.Universal(torch.ones(3, 32, 32), 1, [[1 - universal.DELTA]])
-    found = universal.solve(blobs(40, 2)[0], [ClassTarget(classifier, 3)], XI, "deepfool", 5, start=enough)
+    found = universal.solve(blobs(40, 2)[0], [ClassTarget(classifier, 3)], Plan(XI, "deepfool", 5), enough)
     assert torch.equal(found.v, enough.v)
     assert found.epochs == 5
 
@@ -124,9 +127,8 @@ def test_fooled_needs_any_or_a_share() -> None:
 
 def test_disturbances_keep_shape_and_gradient() -> None:
     faces = torch.rand(2, 3, 32, 32, requires_grad=True)
-    for seed in range(6):
-        torch.manual_seed(seed)
-        out = universal.disturbed(faces)
+    for disturbance in (Disturbance(), Disturbance("resized", 0.6), Disturbance("quantised", 0.1)):
+        out = disturbances.disturbed(faces, disturbance)
         assert out.shape == faces.shape
         (gradient,) = torch.autograd.grad(out.sum(), faces)
         assert float(gradient.abs().sum()) > 0
@@ -134,15 +136,15 @@ def test_disturbances_keep_shape_and_gradient() -> None:
 
 def test_a_fine_quantisation_changes_nothing_a_coarse_one_little() -> None:
     faces = torch.rand(2, 3, 32, 32) * 2 - 1
-    assert torch.allclose(universal._quantised(faces, 1e-6), faces, atol=1e-4)
-    assert 0.01 < float((universal._quantised(faces, 0.06) - faces).abs().mean()) < 0.3
+    assert torch.allclose(disturbances.quantised(faces, 1e-6), faces, atol=1e-4)
+    assert 0.01 < float((disturbances.quantised(faces, 0.06) - faces).abs().mean()) < 0.3
 
 
 def test_a_tintless_perturbation_leaves_local_colours_nearly_alone(classifier: nn.Module) -> None:
     pictures, targets = blobs(40, 2)[0], [ClassTarget(classifier, 3)]
 
     def tint(tintless: bool) -> float:
-        v = universal.solve(pictures, targets, XI, epochs=3, tintless=tintless).v
+        v = universal.solve(pictures, targets, Plan(XI, epochs=3, tintless=tintless)).v
         return float(nn.functional.avg_pool2d(v[None], 9).abs().mean() / v.abs().mean())
 
     assert tint(True) < 0.35 * tint(False)
@@ -150,9 +152,11 @@ def test_a_tintless_perturbation_leaves_local_colours_nearly_alone(classifier: n
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match="xi: expected"):
-        universal.solve(torch.zeros(1, 3, 8, 8), [], 10)
+        Plan(10)
     with pytest.raises(ConfigError, match="no solver 'adam'"):
-        universal.solve(torch.zeros(1, 3, 8, 8), [], 0.1, "adam")  # type: ignore[arg-type]
+        Plan(0.1, "adam")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="epochs: expected at least 1, got 0"):
+        Plan(0.1, epochs=0)
 
 
 def stage_batch() -> FaceBatch:

@@ -1,34 +1,48 @@
-"""Computes the shipped universal perturbation: on faces as Stage III releases them, against classifier and embedder."""
+"""Computes the universal perturbation on faces as Stage III releases them, against whichever networks are named.
+
+What is here runs in one process; pipelines/perturbation.py does the same work with an actor and its workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anonymousnet import weights
+from anonymousnet.align.detect import SMALL
 from anonymousnet.align.region import masks, pixelated
 from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
-from anonymousnet.device import autocast
-from anonymousnet.errors import ConfigError
+from anonymousnet.device import Runner, autocast
+from anonymousnet.errors import CheckpointError, ConfigError, StorageError
 from anonymousnet.faces import FaceBatch
 from anonymousnet.metrics import identity
+from anonymousnet.nets.centerface import CenterFace
 from anonymousnet.nets.classifier import Classifier
 from anonymousnet.nets.embedder import Embedder
 from anonymousnet.privacy.randomness import derive
+from anonymousnet.report.fooling import plot_fooling
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import embed
-from anonymousnet.training.targets import AttributeTarget, EmbedderTarget, Network, Target
-from anonymousnet.training.universal import Solver, Universal, fooling_curve, solve
+from anonymousnet.training.fooling import fooling_curve, robustness
+from anonymousnet.training.targets import AttributeTarget, DetectorTarget, EmbedderTarget, Network, Target
+from anonymousnet.training.universal import Pending, Plan, Universal, solve
 
+TARGETS = ("attributes", "embedder", "detector")
 EPSILONS = (2 / 255, 5 / 255, 10 / 255, 20 / 255)
+UNSEEN = 300
+"""Held-out faces that v is judged on."""
+STATE = "universal.state"
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -40,74 +54,132 @@ class Perturbation:
     epochs: int
     targets: tuple[str, ...]
     curve: list[dict[str, Any]]
+    robustness: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What v is made against, small enough to be sent to workers: they load the networks themselves."""
+
+    config: Config
+    against: tuple[str, ...]
+    threshold: float | None
+    """The cosine below which the embedder counts as fooled; None where it is no target."""
+
+    def anonymizer(self) -> Anonymizer:
+        """Stages I to III, and no perturbation yet."""
+        off = self.config.perturb.model_copy(update={"epsilon": 0.0})
+        return Anonymizer.load(self.config.model_copy(update={"perturb": off}))
+
+    def targets(self, anonymizer: Anonymizer) -> list[Target]:
+        """The networks to be fooled, on the anonymizer's device."""
+        return [self._target(name, anonymizer) for name in self.against]
+
+    def _target(self, name: str, anonymizer: Anonymizer) -> Target:
+        place = anonymizer.runner.place
+        if name == "attributes":
+            classifier = place(weights.build(weights.read(self.config.predict.weights), Classifier))
+            return AttributeTarget(_mixed(anonymizer, classifier), classifier.config.px)
+        if name == "embedder":
+            assert self.threshold is not None
+            embedder = place(weights.build(weights.read("embedder"), Embedder))
+            return EmbedderTarget(_mixed(anonymizer, embedder), embedder.config.px, self.threshold)
+        net = place(CenterFace())
+        heat = _mixed(anonymizer, lambda faces: net((faces + 1) * 127.5)[0])
+        # The detector enlarges what is smaller than SMALL to it, and so sees every face here at that size.
+        return DetectorTarget(heat, SMALL, self.config.align.detector_threshold)
+
+
+def aimed(config: Config, against: tuple[str, ...], held_out: FaceTable) -> Aim:
+    """The aim, its threshold measured on held-out people. Raises ConfigError for an unknown or repeated target."""
+    unknown = [name for name in against if name not in TARGETS]
+    if unknown or len(set(against)) != len(against) or not against:
+        raise ConfigError(f"--against: expected some of {','.join(TARGETS)}, each once, got '{','.join(against)}'")
+    return Aim(config, against, _threshold(config, held_out) if "embedder" in against else None)
+
+
+def chosen(config: Config, data: FaceTable, faces: int) -> FaceTable:
+    """The faces that v is made from, drawn with the configuration's seed."""
+    if faces < 1:
+        raise ConfigError(f"--faces: expected at least 1, got {faces}")
+    return data.take(np.random.default_rng(config.seed).permutation(len(data))[:faces])
 
 
 def compute_perturbation(
-    config: Config, data: FaceTable, held_out: FaceTable, out: Path, against: tuple[str, ...], solver: Solver,
-    xi: float, faces: int, epochs: int, progress: Progress,
+    config: Config, data: FaceTable, held_out: FaceTable, out: Path, against: tuple[str, ...], plan: Plan, faces: int,
+    progress: Progress,
 ) -> Perturbation:  # fmt: skip
     """Compute v on `faces` released faces and write it to OUT/weights; a killed run goes on after its last epoch.
 
-    `against`: attributes, embedder or both. Raises ConfigError for another target.
+    Raises ConfigError for an unknown target, CheckpointError where OUT holds the state of another run.
     """
-    anonymizer = Anonymizer.load(
-        config.model_copy(update={"perturb": config.perturb.model_copy(update={"epsilon": 0.0})})
-    )
-    targets = [_target(name, anonymizer, held_out) for name in against]
-    chosen = np.random.default_rng(config.seed).permutation(len(data))[:faces]
-    released = released_faces(anonymizer, data.take(chosen))
-    state = _read(out / "universal.state", released.shape[1:])
-    while state.epochs < epochs:
-        state = solve(released, targets, xi, solver, epochs, seed=config.seed, robust=True, tintless=True, start=state,
-                      progress=lambda rest: list(rest)[:1])  # fmt: skip
-        _save(out / "universal.state", state)
+    aim = aimed(config, against, held_out)
+    anonymizer, made_from = aim.anonymizer(), chosen(config, data, faces)
+    targets = aim.targets(anonymizer)
+    released = released_faces(anonymizer, made_from)
+    run = run_of(plan, against, len(made_from))
+    state = read_state(out, run) or Universal(torch.zeros(released.shape[1:]))
+    while state.epochs < plan.epochs:
+        state = solve(released, targets, plan, state, progress=lambda rest: list(rest)[:1])
+        save_state(out, state, run)
         list(progress([state.epochs]))
-    unseen = released_faces(anonymizer, held_out.take(np.arange(min(300, len(held_out)))))
+    return judged(anonymizer, targets, held_out, state, run, out)
+
+
+def run_of(plan: Plan, against: Sequence[str], faces: int) -> dict[str, Any]:
+    """What v depends on, for its notes and to tell one run's state from another's."""
+    return {**asdict(plan), "against": list(against), "faces": faces}
+
+
+def judged(
+    anonymizer: Anonymizer, targets: Sequence[Target], held_out: FaceTable, state: Universal, run: dict[str, Any],
+    out: Path,
+) -> Perturbation:  # fmt: skip
+    """Measure v on held-out faces; write OUT/weights and the plot OUT/fooling.png."""
+    against = tuple(run["against"])
+    unseen = released_faces(anonymizer, held_out.take(np.arange(min(UNSEEN, len(held_out)))))
     curve = fooling_curve(state.v, unseen, targets, EPSILONS)
-    notes = {"against": against, "solver": solver, "xi": xi, "faces": faces, "epochs": epochs, "seed": config.seed,
-             "curve": curve, "made_for": anonymizer.weights}  # fmt: skip
+    robust = robustness(state.v, unseen, targets, run["xi"])
+    notes = {**run, "curve": curve, "robustness": robust, "unseen": len(unseen), "made_for": anonymizer.weights}
     weights.write(out / "weights", "universal", {}, {"v": state.v}, notes)
-    return Perturbation(out / "weights", state.epochs, against, curve)
+    plot_fooling(out / "fooling.png", against, curve, robust, run["xi"])
+    return Perturbation(out / "weights", state.epochs, against, curve, robust)
 
 
 def released_faces(anonymizer: Anonymizer, table: FaceTable) -> Tensor:
     """Aligned faces (N, 3, px, px in [-1, 1]) as Stages I to III release them, composited into their context."""
+    parts = np.array_split(np.arange(len(table)), max(1, len(table) // 64))
+    return torch.cat([released(anonymizer, table.faces_N3HW[rows], rows) for rows in parts])
+
+
+def released(anonymizer: Anonymizer, faces_B3HW: NDArray[np.uint8], rows: NDArray[np.int64]) -> Tensor:
+    """The same for a few faces; `rows`, their numbers in the table, choose their identity codes."""
     region, weight = masks(anonymizer.face_px)
-    done = []
-    for rows in np.array_split(np.arange(len(table)), max(1, len(table) // 64)):
-        source = table.batch(rows, torch.device("cpu")).faces_B3HW.contiguous()
-        keys = tuple(derive(bytes(32), "perturbation", str(row)) for row in rows)
-        batch = FaceBatch(pixelated(source, 0), region.expand(len(rows), -1, -1, -1), keys, keys, source_B3HW=source)
-        painted = anonymizer.run(batch).faces_B3HW
-        assert painted is not None
-        done.append(painted * weight + source * (1 - weight))
-    return torch.cat(done)
+    source = torch.from_numpy(faces_B3HW).float().div_(127.5).sub_(1).contiguous()
+    keys = tuple(derive(bytes(32), "perturbation", str(row)) for row in rows)
+    batch = FaceBatch(pixelated(source, 0), region.expand(len(rows), -1, -1, -1), keys, keys, source_B3HW=source)
+    painted = anonymizer.run(batch).faces_B3HW
+    assert painted is not None
+    return painted * weight + source * (1 - weight)
 
 
-def _target(name: str, anonymizer: Anonymizer, held_out: FaceTable) -> Target:
+def _threshold(config: Config, held_out: FaceTable) -> float:
+    """The cosine that an attacker would use: FAR 1e-2 on clean impostors."""
+    runner = Runner(config.device, config.precision)
+    embedder = runner.place(weights.build(weights.read("embedder"), Embedder))
+    with torch.inference_mode(), autocast(runner.device, runner.dtype):
+        vectors = embed(embedder, _resized(held_out.faces_N3HW, embedder.config.px))
+    return float(identity.threshold_at(identity.impostor_scores(vectors, held_out.identities_N), 1e-2))
+
+
+def _mixed(anonymizer: Anonymizer, net: Network) -> Network:
+    """The network in the anonymizer's arithmetic and on its device; float32 out, where the faces came from."""
     runner = anonymizer.runner
-    if name == "attributes":
-        classifier = runner.place(weights.build(weights.read(anonymizer.config.predict.weights), Classifier))
-        return AttributeTarget(_mixed(anonymizer, classifier), classifier.config.px)
-    if name == "embedder":
-        embedder = runner.place(weights.build(weights.read("embedder"), Embedder))
-        px = embedder.config.px
-        sized = FaceTable(_resized(held_out.faces_N3HW, px), held_out.attributes_N40, held_out.identities_N)
-        with torch.inference_mode(), autocast(runner.device, runner.dtype):
-            vectors = embed(embedder, sized.faces_N3HW)
-        # The threshold that an attacker would use: FAR 1e-2 on clean impostors.
-        threshold = identity.threshold_at(identity.impostor_scores(vectors, held_out.identities_N), 1e-2)
-        return EmbedderTarget(_mixed(anonymizer, embedder), px, threshold)
-    raise ConfigError(f"no target '{name}'; expected attributes or embedder")
-
-
-def _mixed(anonymizer: Anonymizer, net: nn.Module) -> Network:
-    """The network in the anonymizer's arithmetic, float32 out."""
 
     def run(faces: Tensor) -> Tensor:
-        with autocast(anonymizer.runner.device, anonymizer.runner.dtype):
-            out: Tensor = net(faces.contiguous(memory_format=torch.channels_last))
-        return out.float()
+        with autocast(runner.device, runner.dtype):
+            out = net(faces.to(runner.device).contiguous(memory_format=torch.channels_last))
+        return out.float().to(faces.device)
 
     return run
 
@@ -121,18 +193,39 @@ def _resized(faces_N3HW: np.ndarray, px: int) -> np.ndarray:
     return smaller.round().clamp(0, 255).byte().numpy()
 
 
-def _read(path: Path, shape: torch.Size) -> Universal:
+def read_state(out: Path, run: dict[str, Any]) -> Universal | None:
+    """The state that a run in OUT left behind, or None. Raises CheckpointError where it is damaged or another run's."""
+    path = out / STATE
     if not path.exists():
-        return Universal(torch.zeros(shape))
-    state = load_file(path)
-    return Universal(state["v"], int(state["epochs"]), state["history"].tolist())
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            saved = json.loads((file.metadata() or {}).get("run", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = Universal(tensors["v"], int(tensors["epochs"]), tensors["history"].tolist())
+        if "pending_v" in tensors:
+            state.pending = Pending(tensors["pending_v"], int(tensors["step"]), tensors["counts"].tolist())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path} does not read ({error}); delete it to start again") from error
+    for key, value in saved.items():
+        if run[key] != value and key != "epochs":  # more of them: the same run goes on
+            raise CheckpointError(
+                f"{path} was made with {key}={value}, this run has {key}={run[key]}; use the same, or another --out"
+            )
+    return state
 
 
-def _save(path: Path, state: Universal) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {"v": state.v.contiguous(), "epochs": torch.tensor(state.epochs), "history": torch.tensor(state.history)},
-        partial,
-    )
-    partial.replace(path)
+def save_state(out: Path, state: Universal, run: dict[str, Any]) -> None:
+    """Replace OUT's state in one step. Raises StorageError where the disk refuses."""
+    tensors = {"v": state.v, "epochs": torch.tensor(state.epochs),
+               "history": torch.tensor(state.history, dtype=torch.float64)}  # fmt: skip
+    if state.pending:
+        v, step, counts = state.pending
+        tensors |= {"pending_v": v, "step": torch.tensor(step), "counts": torch.tensor(counts)}
+    partial = out / f"{STATE}.partial"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_file({k: x.contiguous() for k, x in tensors.items()}, partial, {"run": json.dumps(run)})
+        partial.replace(out / STATE)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write {out / STATE}: {error}; free some disk, or choose another --out") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -74,6 +75,26 @@ class EmbedderTarget:
         return 10 * ((vectors * reference).sum(1, keepdim=True) - self.threshold)
 
 
+class DetectorTarget:
+    """A face detector: fooled when its highest heat over the face falls below its threshold.
+
+    M = the `top` highest, so that the next to step in for the highest are pushed down with it.
+    `heat`: faces in [-1, 1] at px -> logits (B, 1, h, w).
+    """
+
+    def __init__(self, heat: Network, px: int, threshold: float, top: int = 5) -> None:
+        self.heat, self.px, self.top = heat, px, top
+        self.limit = math.log(threshold / (1 - threshold))
+        self.need = 1 - 1 / (2 * top)  # all of them
+
+    def reference(self, faces: Tensor) -> Tensor:
+        return faces.new_zeros(len(faces), 0)
+
+    def margins(self, faces: Tensor, reference: Tensor) -> Tensor:
+        heat = self.heat(sized(faces, self.px)).float()
+        return heat.flatten(1).topk(self.top, 1).values - self.limit
+
+
 def sized(faces: Tensor, px: int) -> Tensor:
     """Faces at the network's own size."""
     if faces.shape[-1] == px:
@@ -81,12 +102,21 @@ def sized(faces: Tensor, px: int) -> Tensor:
     return F.interpolate(faces, size=(px, px), mode="bilinear", antialias=True, align_corners=False)
 
 
-def fooling_rates(v: Tensor, faces: Tensor, targets: Sequence[Target], batch: int = 64) -> list[float]:
-    """Share of faces (N, 3, H, W) that each target is fooled on once v (in faces' units, span 2) is added."""
+def fooling_rates(
+    v: Tensor,
+    faces: Tensor,
+    targets: Sequence[Target],
+    batch: int = 64,
+    world: Callable[[Tensor], Tensor] = lambda faces: faces,
+) -> list[float]:
+    """Share of faces (N, 3, H, W) that each target is fooled on once v (in faces' units, span 2) is added.
+
+    `world`: what then happens to the perturbed faces before the target sees them.
+    """
     counts = [0] * len(targets)
     with torch.no_grad():
         for chunk in torch.split(faces, batch):
-            perturbed = (chunk + v).clamp(-1, 1)
+            perturbed = world((chunk + v).clamp(-1, 1))
             for i, target in enumerate(targets):
                 margins = target.margins(perturbed, target.reference(chunk))
                 counts[i] += int(fooled(margins, target.need).sum())

@@ -2,21 +2,26 @@
 
 Units. xi is a share of a channel's full range 0 to 1 (10/255: ten grey levels). Faces span [-1, 1], so inside this
 module v is held in [-2 xi, 2 xi]. `Universal.v` is stored at unit size, in [-1, 1]: Stage IV scales it.
+
+`gradient` and `updated` are pure, and `states` walks through the batches with any `Step`: the loop in this process
+(`solve`) and the actor that farms batches out to workers (pipelines/perturbation.py) are the same algorithm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anonymousnet.errors import ConfigError
-from anonymousnet.training.targets import Target, fooled, fooling_rates
+from anonymousnet.training.disturbances import Disturbance, disturbed, drawn
+from anonymousnet.training.targets import Target, fooled
 
 Solver = Literal["sgd", "deepfool"]
 CLIP = 3.0
@@ -30,106 +35,173 @@ DELTA = 0.2
 """`deepfool` is done when it fools 1 - DELTA of the faces (its paper's choice)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How v is computed. Raises ConfigError for an xi outside (0, 1), an unknown solver, or a count below 1."""
+
+    xi: float
+    solver: Solver = "sgd"
+    epochs: int = 10
+    batch: int = 32
+    seed: int = 0
+    robust: bool = False
+    """Every batch goes through a random resize or a JPEG-like quantisation first, so that v survives them."""
+    tintless: bool = False
+    """v changes no local mean colour, over TINT_PX pixels: a tint is what people see first."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.xi < 1:
+            raise ConfigError(
+                f"xi: expected a share of the range above 0 and below 1 such as {10 / 255:.4f}, got {self.xi}"
+            )
+        if self.solver not in ("sgd", "deepfool"):
+            raise ConfigError(f"no solver '{self.solver}'; expected sgd or deepfool")
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+    @property
+    def bound(self) -> float:
+        """The ball's radius in the faces' units, which span 2."""
+        return 2 * self.xi
+
+    def batches(self, epoch: int, faces: int) -> list[NDArray[np.int64]]:
+        """Rows of every batch of an epoch, in an order drawn from (seed, epoch)."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(faces)
+        return [order[start : start + self.batch] for start in range(0, faces, self.batch)]
+
+    def disturbances(self, epoch: int, batches: int) -> list[Disturbance]:
+        """What each batch goes through, drawn once from (seed, epoch): the same wherever the batch is computed."""
+        return drawn(self.seed * 1_000_003 + epoch, batches) if self.robust else [Disturbance()] * batches
+
+
+class Pending(NamedTuple):
+    """An epoch under way."""
+
+    v: Tensor
+    """(3, H, W) in the faces' units: unit size would round it, and a resumed run would differ."""
+    step: int
+    """Batches done."""
+    counts: list[int]
+    """Per target: faces fooled so far."""
+
+
 @dataclass(slots=True)
 class Universal:
     """A perturbation and how it came about. Also the state that a later call goes on from."""
 
     v: Tensor
-    """(3, H, W) in [-1, 1]: unit size."""
+    """(3, H, W) in [-1, 1]: unit size, after the last whole epoch."""
     epochs: int = 0
     history: list[list[float]] = field(default_factory=list)
     """Per epoch and target: share of the faces that were fooled when their turn came, under the v of that moment."""
+    pending: Pending | None = None
+
+
+Step = Callable[[Tensor, NDArray[np.int64], Disturbance, float], tuple[Tensor, list[int]]]
+"""One batch: v, its rows, its disturbance, share of the run that is left -> next v, faces fooled under v per target."""
 
 
 def solve(
     faces_N3HW: Tensor,
     targets: Sequence[Target],
-    xi: float,
-    solver: Solver = "sgd",
-    epochs: int = 10,
-    batch: int = 32,
-    seed: int = 0,
-    robust: bool = False,
-    tintless: bool = False,
+    plan: Plan,
     start: Universal | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda epochs: epochs,
 ) -> Universal:
-    """Compute v on N faces in [-1, 1].
+    """Compute v on N faces in [-1, 1], in this process.
 
-    `robust`: every batch goes through a random resize or a JPEG-like quantisation first, so that v survives them.
-    `tintless`: v changes no local mean colour, over TINT_PX pixels: a tint is what people see first.
     `start`: go on from an earlier state, through the same steps as an uninterrupted run.
-    Raises ConfigError for an xi outside (0, 1) or an unknown solver.
     """
-    if not 0 < xi < 1:
-        raise ConfigError(f"xi: expected a share of the range above 0 and below 1 such as {10 / 255:.4f}, got {xi}")
-    if solver not in ("sgd", "deepfool"):
-        raise ConfigError(f"no solver '{solver}'; expected sgd or deepfool")
     state = start or Universal(torch.zeros_like(faces_N3HW[0]))
-    v, references = state.v * 2 * xi, [_references(target, faces_N3HW, batch) for target in targets]
-    for epoch in progress(range(state.epochs, epochs)):
-        if solver == "deepfool" and state.history and min(state.history[-1]) >= 1 - DELTA:
-            return Universal(state.v, epochs, state.history)
-        torch.manual_seed(seed * 1_000_003 + epoch)
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(faces_N3HW)))
-        passed = _Pass(faces_N3HW[order], [r[order] for r in references], targets, batch, 2 * xi, tintless)
-        v = passed.sgd(v, 1 - epoch / epochs, robust) if solver == "sgd" else passed.deepfool(v)
-        state = Universal(v / (2 * xi), epoch + 1, [*state.history, passed.rates()])
+    step = local_step(faces_N3HW, targets, plan)
+    for _ in progress(range(state.epochs, plan.epochs)):
+        if state.epochs == plan.epochs:  # fooled enough already
+            break
+        *_, state = states(state, plan, len(faces_N3HW), len(targets), step)
     return state
 
 
-def _references(target: Target, faces: Tensor, batch: int) -> Tensor:
-    """What the target says of all clean faces."""
+def states(state: Universal, plan: Plan, faces: int, targets: int, step: Step) -> Iterator[Universal]:
+    """The states of the epoch that comes next or is under way, one per batch; the last one has no `pending`."""
+    epoch, history = state.epochs, state.history
+    if plan.solver == "deepfool" and history and min(history[-1]) >= 1 - DELTA:
+        yield Universal(state.v, plan.epochs, history)
+        return
+    v, first, counts = state.pending or Pending(state.v * plan.bound, 0, [0] * targets)
+    batches = plan.batches(epoch, faces)
+    drawn_for = plan.disturbances(epoch, len(batches))
+    for i in range(first, len(batches)):
+        v, more = step(v, batches[i], drawn_for[i], 1 - epoch / plan.epochs)
+        counts = [a + b for a, b in zip(counts, more, strict=True)]
+        yield Universal(state.v, epoch, history, Pending(v, i + 1, counts))
+    yield Universal(v / plan.bound, epoch + 1, [*history, [count / faces for count in counts]])
+
+
+def local_step(faces_N3HW: Tensor, targets: Sequence[Target], plan: Plan) -> Step:
+    """A step on faces that are all in this process."""
+    clean = [references(chunk, targets) for chunk in torch.split(faces_N3HW, plan.batch)]
+    of_all = [torch.cat(of_target) for of_target in zip(*clean, strict=True)]
+
+    def step(v: Tensor, rows: NDArray[np.int64], disturbance: Disturbance, left: float) -> tuple[Tensor, list[int]]:
+        chunk, of_chunk = faces_N3HW[rows], [of_target[rows] for of_target in of_all]
+        if plan.solver == "deepfool":
+            return deepfool(v, chunk, of_chunk, targets, plan)
+        found, counts = gradient(v, chunk, of_chunk, targets, disturbance)
+        return updated(v, found, left, plan), counts
+
+    return step
+
+
+def references(faces: Tensor, targets: Sequence[Target]) -> list[Tensor]:
+    """What each target says of clean faces, (B, ...)."""
     with torch.no_grad():
-        return torch.cat([target.reference(chunk) for chunk in torch.split(faces, batch)])
+        return [target.reference(faces) for target in targets]
 
 
-class _Pass:
-    """One pass over the faces, in a drawn order. `bound` is 2 xi: the ball's radius in the faces' units."""
+def gradient(
+    v: Tensor, faces: Tensor, references: Sequence[Tensor], targets: Sequence[Target], disturbance: Disturbance
+) -> tuple[Tensor, list[int]]:
+    """Gradient (3, H, W) of the faces' mean loss, summed over targets; and how many faces each target is fooled on."""
+    free = v.clone().requires_grad_(True)
+    perturbed = disturbed((faces + free).clamp(-1, 1), disturbance)
+    losses, counts = [], []
+    for target, reference in zip(targets, references, strict=True):
+        margins = target.margins(perturbed, reference)
+        losses.append(standing(margins, target.need))
+        counts.append(int(fooled(margins, target.need).sum()))
+    return torch.autograd.grad(torch.stack(losses).sum(), free)[0], counts
 
-    def __init__(
-        self, faces: Tensor, references: Sequence[Tensor], targets: Sequence[Target], batch: int, bound: float,
-        tintless: bool,
-    ) -> None:  # fmt: skip
-        self.targets, self.bound, self.tintless, self.faces = targets, bound, tintless, len(faces)
-        self.chunks = list(zip(torch.split(faces, batch), *[torch.split(r, batch) for r in references], strict=True))
-        self.counts = [0] * len(targets)
 
-    def rates(self) -> list[float]:
-        """Share of the faces that each target was fooled on when their turn came."""
-        return [count / self.faces for count in self.counts]
+def reduced(parts: Sequence[tuple[int, Tensor, list[int]]]) -> tuple[Tensor, list[int]]:
+    """The `gradient` of a whole batch from those of its parts, each with its number of faces."""
+    faces = sum(n for n, _, _ in parts)
+    total = torch.stack([found * (n / faces) for n, found, _ in parts]).sum(0)
+    return total, [sum(counts) for counts in zip(*(counts for _, _, counts in parts), strict=True)]
 
-    def sgd(self, v: Tensor, left: float, robust: bool) -> Tensor:
-        """Batched sign-gradient descent on the clipped margins; `left` of the run, 0 to 1, sets the step."""
-        for chunk, *references in self.chunks:
-            free = v.clone().requires_grad_(True)
-            perturbed = (chunk + free).clamp(-1, 1)
-            if robust:
-                perturbed = disturbed(perturbed)
-            losses = []
-            for i, (target, reference) in enumerate(zip(self.targets, references, strict=True)):
-                margins = target.margins(perturbed, reference)
-                losses.append(standing(margins, target.need))
-                self.counts[i] += int(fooled(margins, target.need).sum())
-            (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), free)
-            step = self.bound * (0.02 + 0.18 * left)
-            v = projected(v - step * gradient.sign(), self.bound, self.tintless)
-        return v
 
-    def deepfool(self, v: Tensor) -> Tensor:
-        """Moosavi-Dezfooli et al. 2017, Algorithm 1: for each face not yet fooled, v <- P(v + DeepFool(x + v)).
+def updated(v: Tensor, gradient: Tensor, left: float, plan: Plan) -> Tensor:
+    """One step of sign-gradient descent; `left` of the run, 0 to 1, sets its length."""
+    length = plan.bound * (0.02 + 0.18 * left)
+    return projected(v - length * gradient.sign(), plan.bound, plan.tintless)
 
-        Which faces are fooled is asked for a chunk at a time; `_deepfool` asks again, under the v of that moment.
-        """
-        for chunk, *references in self.chunks:
-            for j, (target, reference) in enumerate(zip(self.targets, references, strict=True)):
-                with torch.no_grad():
-                    done = fooled(target.margins((chunk + v).clamp(-1, 1), reference), target.need)
-                self.counts[j] += int(done.sum())
-                for i in (~done).nonzero().flatten().tolist():
-                    change = _deepfool(chunk[i : i + 1] + v, target, reference[i : i + 1])
-                    v = projected(v + change, self.bound, self.tintless)
-        return v
+
+def deepfool(
+    v: Tensor, faces: Tensor, references: Sequence[Tensor], targets: Sequence[Target], plan: Plan
+) -> tuple[Tensor, list[int]]:
+    """Moosavi-Dezfooli et al. 2017, Algorithm 1: for each face not yet fooled, v <- P(v + DeepFool(x + v)).
+
+    Which faces are fooled is asked for all at once; `_deepfool` asks again, under the v of that moment.
+    """
+    counts = []
+    for target, reference in zip(targets, references, strict=True):
+        with torch.no_grad():
+            done = fooled(target.margins((faces + v).clamp(-1, 1), reference), target.need)
+        counts.append(int(done.sum()))
+        for i in (~done).nonzero().flatten().tolist():
+            change = _deepfool(faces[i : i + 1] + v, target, reference[i : i + 1])
+            v = projected(v + change, plan.bound, plan.tintless)
+    return v, counts
 
 
 def projected(v: Tensor, bound: float, tintless: bool) -> Tensor:
@@ -169,54 +241,3 @@ def _deepfool(face: Tensor, target: Target, reference: Tensor) -> Tensor:
         best = int(distances.argmin())
         total = total - (distances[best] + 1e-4) * gradients[best].sign()
     return (1 + OVERSHOOT) * total[0]
-
-
-def disturbed(faces: Tensor) -> Tensor:
-    """Faces as they come back from the world: whole, resized, or quantised like a JPEG; drawn per batch."""
-    kind = int(torch.randint(3, ()))
-    if kind == 1:
-        side = int(faces.shape[-1] * (0.5 + 0.5 * float(torch.rand(()))))
-        small = F.interpolate(faces, size=(side, side), mode="bilinear", antialias=True)
-        return F.interpolate(small, size=faces.shape[-2:], mode="bilinear")
-    if kind == 2:
-        return _quantised(faces, 0.04 + 0.10 * float(torch.rand(())))
-    return faces
-
-
-def _quantised(faces: Tensor, step: float) -> Tensor:
-    """8x8 DCT coefficients rounded as JPEG does, coarser at high frequencies; gradients pass straight through.
-
-    `step` is the mean colour's: about 0.06 for quality 75, 0.13 for quality 50.
-    """
-    n = torch.arange(8, dtype=faces.dtype, device=faces.device)
-    basis = torch.cos(torch.pi * (n[None] + 0.5) * n[:, None] / 8) * 0.5
-    basis[0] *= 0.5**0.5
-    blocks = faces.unfold(2, 8, 8).unfold(3, 8, 8)
-    coefficients = basis @ blocks @ basis.T
-    steps = step * (1 + (n[:, None] + n[None]) / 2)
-    rounded = coefficients + ((coefficients / steps).round() * steps - coefficients).detach()
-    back = basis.T @ rounded @ basis
-    return back.permute(0, 1, 2, 4, 3, 5).reshape_as(faces)
-
-
-def noise_like(v: Tensor, seed: int = 0) -> Tensor:
-    """Random signs of v's size: the baseline that every fooling rate stands beside."""
-    signs = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, tuple(v.shape))).to(v) * 2 - 1
-    return signs * v.abs().max()
-
-
-def fooling_curve(
-    unit_v: Tensor, faces: Tensor, targets: Sequence[Target], epsilons: Sequence[float]
-) -> list[dict[str, list[float] | float]]:
-    """For each epsilon: the fooling rates of v scaled to it, and of random signs of the same size."""
-    rows: list[dict[str, list[float] | float]] = []
-    for epsilon in epsilons:
-        v = unit_v * 2 * epsilon
-        rows.append(
-            {
-                "epsilon": epsilon,
-                "fooled": fooling_rates(v, faces, targets),
-                "noise": fooling_rates(noise_like(v), faces, targets),
-            }
-        )
-    return rows
