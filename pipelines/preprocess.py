@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -163,29 +166,38 @@ def _finished(job: Job, plan: list[Shard]) -> Iterator[ShardSummary]:
 def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSummary]:
     """Make shards on Ray and yield each once it is written, in any order."""
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import DataContext
     from ray.exceptions import RayError
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     cpus = int(ray.cluster_resources().get("CPU", 1))
     # A local Ray is told of more CPUs than there are, and a cluster's must leave one for reading and writing.
-    workers = max(1, cpus - 1) if address else os.cpu_count() or 1
+    workers = min(len(todo), max(1, cpus - 1) if address else os.cpu_count() or 1)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
-    with DataContext.current(context):
-        rows = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
-        written = (
-            rows.map(_read, fn_args=(job,), num_cpus=0.25)
-            .map(
-                _Process, fn_constructor_args=(job,), num_cpus=1, max_restarts=TRIES, max_task_retries=TRIES,
-                compute=ActorPoolStrategy(min_size=1, max_size=min(workers, len(todo))),
-            )
-            .map(_write, fn_args=(job,), num_cpus=0.25)
-        )  # fmt: skip
+    with DataContext.current(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
         try:
-            for row in written.iter_rows():
+            for row in _pipeline(job, todo, workers).iter_rows():
                 yield ShardSummary(**json.loads(row["summary"]))
         except RayError as error:
             raise _cause(error) from error
+
+
+def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
+    """Read (tasks) -> detect, align, crop, encode (actors) -> write (tasks); a row is a shard throughout."""
+    from ray.data import ActorPoolStrategy, from_items
+
+    # Pickled here: Ray would first try to turn a shard into columns, and say that it cannot.
+    rows = from_items([{"shard": pickle.dumps(shard)} for shard in todo], override_num_blocks=len(todo))
+    pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
+    return (
+        rows.map(_read, fn_args=(job,), num_cpus=0.25)
+        .map(
+            _Process, fn_constructor_args=(job,), compute=pool, num_cpus=1, max_restarts=TRIES, max_task_retries=TRIES
+        )
+        .map(_write, fn_args=(job,), num_cpus=0.25)
+    )  # fmt: skip
 
 
 def _read(row: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -198,8 +210,9 @@ def _read(row: dict[str, Any], job: Job) -> dict[str, Any]:
         except OSError as error:
             return f"cannot read it: {error.strerror or 'gone since it was listed'}"
 
+    shard: Shard = pickle.loads(row["shard"])
     with ThreadPoolExecutor(THREADS) as pool:
-        return {"shard": row["shard"], "photos": list(pool.map(read, row["shard"].labels.names))}
+        return {"shard": row["shard"], "photos": pickle.dumps(list(pool.map(read, shard.labels.names)))}
 
 
 class _Process:
@@ -210,11 +223,12 @@ class _Process:
         self.aligner = Aligner(job.align, job.face_px, job.layout)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        faces, errors = self.aligner.shard(row["photos"], row["shard"].labels)
+        shard: Shard = pickle.loads(row["shard"])
+        faces, errors = self.aligner.shard(pickle.loads(row["photos"]), shard.labels)
         return {
-            "file": row["shard"].file,
-            "data": store.shard_parquet(faces, self.job.hash, len(row["photos"]), errors),
-            "errors_file": row["shard"].errors_file,
+            "file": shard.file,
+            "data": store.shard_parquet(faces, self.job.hash, len(shard.labels.names), errors),
+            "errors_file": shard.errors_file,
             "errors": store.to_parquet(errors, store.ERRORS, {"job": self.job.hash}) if errors else b"",
         }
 
