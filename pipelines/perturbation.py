@@ -41,7 +41,7 @@ from anonymousnet.training.perturbation import (
     run_of,
     save_state,
 )
-from anonymousnet.training.targets import Target
+from anonymousnet.training.targets import Target, references
 from anonymousnet.training.universal import Plan, Universal
 from anonymousnet.weights.versions import publish
 
@@ -81,7 +81,7 @@ class Worker:
 
     def references(self, *faces: NDArray[np.float32]) -> list[Tensor]:
         """What each target says of the clean faces."""
-        return universal.references(_stacked(faces), self.targets)
+        return references(_stacked(faces), self.targets)
 
     def gradient(
         self, v: NDArray[np.float32], references: list[Tensor], disturbance: Disturbance, *faces: NDArray[np.float32]
@@ -101,11 +101,12 @@ class Worker:
 class Holder:
     """Holds v. `run` computes it; `progress` answers meanwhile, from a thread of its own.
 
-    `faces`: one object reference each. All that a restarted holder needs is in its arguments and in OUT.
+    `faces`: a list that holds a reference to the list of references to the faces. All that a restarted holder needs is
+    in its arguments and in OUT.
     """
 
     def __init__(self, plan: Plan, workers: list[Any], faces: list[Any], out: Path, run: dict[str, Any]) -> None:
-        self.plan, self.workers, self.faces, self.out, self.made = plan, workers, faces, out, run
+        self.plan, self.workers, self.faces, self.out, self.made = plan, workers, ray.get(faces[0]), out, run
         self.state = read_state(out, run)
         self.references: list[Tensor] = []
 
@@ -174,8 +175,9 @@ class Running(NamedTuple):
     """The holder at work."""
 
     holder: Any
-    faces: list[Any]
-    """Kept here: Ray frees what nobody else refers to, and a holder that comes back still needs them (measured)."""
+    faces: Any
+    """Reference to the list of the faces' references. Kept here: Ray frees what only an actor's arguments refer to, and
+    a holder that comes back would look for them in vain (measured)."""
     ended: Any
     """Reference to the final Universal."""
 
@@ -269,15 +271,16 @@ def start(plan: Plan, workers: list[Any], faces: list[Any], out: Path, run: dict
     kind = ray.remote(
         num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, concurrency_groups={"questions": 1}
     )(Holder)
+    kept = ray.put(faces)
     try:
         holder = kind.options(name=NAME, namespace=NAMESPACE, scheduling_strategy=here).remote(
-            plan, workers, faces, out.resolve(), run
+            plan, workers, [kept], out.resolve(), run
         )
     except ValueError as error:
         raise ClusterError(
             f"this cluster is already computing a perturbation (actor '{NAME}'); wait for it, or end it"
         ) from error
-    return Running(holder, faces, holder.run.remote())
+    return Running(holder, kept, holder.run.remote())
 
 
 def _got(references: Any, timeout: float | None = None) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anonymousnet.training.disturbances import WORLD
-from anonymousnet.training.targets import Target, fooling_rates
+from anonymousnet.training.targets import Target, fooling_rates, references
 
 
 def noise_like(v: Tensor, seed: int = 0) -> Tensor:
@@ -23,11 +23,12 @@ def fooling_curve(
     unit_v: Tensor, faces: Tensor, targets: Sequence[Target], epsilons: Sequence[float]
 ) -> list[dict[str, Any]]:
     """For each epsilon: the fooling rates of v scaled to it, and of random signs of the same size."""
+    clean = references(faces, targets)
     return [
         {
             "epsilon": epsilon,
-            "fooled": fooling_rates(unit_v * 2 * epsilon, faces, targets),
-            "noise": fooling_rates(noise_like(unit_v * 2 * epsilon), faces, targets),
+            "fooled": fooling_rates(unit_v * 2 * epsilon, faces, targets, clean=clean),
+            "noise": fooling_rates(noise_like(unit_v * 2 * epsilon), faces, targets, clean=clean),
         }
         for epsilon in epsilons
     ]
@@ -38,12 +39,12 @@ def robustness(unit_v: Tensor, faces: Tensor, targets: Sequence[Target], epsilon
 
     The clean answer is that for the undisturbed face, so what the disturbance does by itself shows in `noise`.
     """
-    v = unit_v * 2 * epsilon
+    v, clean = unit_v * 2 * epsilon, references(faces, targets)
     return [
         {
             "after": name,
-            "fooled": fooling_rates(v, faces, targets, world=world),
-            "noise": fooling_rates(noise_like(v), faces, targets, world=world),
+            "fooled": fooling_rates(v, faces, targets, world=world, clean=clean),
+            "noise": fooling_rates(noise_like(v), faces, targets, world=world, clean=clean),
         }
         for name, world in WORLD.items()
     ]

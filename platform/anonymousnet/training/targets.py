@@ -102,22 +102,32 @@ def sized(faces: Tensor, px: int) -> Tensor:
     return F.interpolate(faces, size=(px, px), mode="bilinear", antialias=True, align_corners=False)
 
 
+def references(faces: Tensor, targets: Sequence[Target], batch: int = 64) -> list[Tensor]:
+    """What each target says of the clean faces (N, 3, H, W): (N, ...) each."""
+    with torch.no_grad():
+        parts = [[target.reference(chunk) for target in targets] for chunk in torch.split(faces, batch)]
+    return [torch.cat(of_target) for of_target in zip(*parts, strict=True)]
+
+
 def fooling_rates(
     v: Tensor,
     faces: Tensor,
     targets: Sequence[Target],
     batch: int = 64,
     world: Callable[[Tensor], Tensor] = lambda faces: faces,
+    clean: Sequence[Tensor] | None = None,
 ) -> list[float]:
     """Share of faces (N, 3, H, W) that each target is fooled on once v (in faces' units, span 2) is added.
 
-    `world`: what then happens to the perturbed faces before the target sees them.
+    `world`: what then happens to the perturbed faces before the target sees them. `clean`: their `references`, for
+    callers that ask more than once.
     """
+    clean = references(faces, targets, batch) if clean is None else clean
     counts = [0] * len(targets)
     with torch.no_grad():
-        for chunk in torch.split(faces, batch):
-            perturbed = world((chunk + v).clamp(-1, 1))
-            for i, target in enumerate(targets):
-                margins = target.margins(perturbed, target.reference(chunk))
-                counts[i] += int(fooled(margins, target.need).sum())
+        for start in range(0, len(faces), batch):
+            rows = slice(start, start + batch)
+            perturbed = world((faces[rows] + v).clamp(-1, 1))
+            for i, (target, reference) in enumerate(zip(targets, clean, strict=True)):
+                counts[i] += int(fooled(target.margins(perturbed, reference[rows]), target.need).sum())
     return [count / len(faces) for count in counts]

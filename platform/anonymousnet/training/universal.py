@@ -21,7 +21,7 @@ from torch import Tensor
 
 from anonymousnet.errors import ConfigError
 from anonymousnet.training.disturbances import Disturbance, disturbed, drawn
-from anonymousnet.training.targets import Target, fooled
+from anonymousnet.training.targets import Target, fooled, references
 
 Solver = Literal["sgd", "deepfool"]
 CLIP = 3.0
@@ -140,8 +140,7 @@ def states(state: Universal, plan: Plan, faces: int, targets: int, step: Step) -
 
 def local_step(faces_N3HW: Tensor, targets: Sequence[Target], plan: Plan) -> Step:
     """A step on faces that are all in this process."""
-    clean = [references(chunk, targets) for chunk in torch.split(faces_N3HW, plan.batch)]
-    of_all = [torch.cat(of_target) for of_target in zip(*clean, strict=True)]
+    of_all = references(faces_N3HW, targets, plan.batch)
 
     def step(v: Tensor, rows: NDArray[np.int64], disturbance: Disturbance, left: float) -> tuple[Tensor, list[int]]:
         chunk, of_chunk = faces_N3HW[rows], [of_target[rows] for of_target in of_all]
@@ -151,12 +150,6 @@ def local_step(faces_N3HW: Tensor, targets: Sequence[Target], plan: Plan) -> Ste
         return updated(v, found, left, plan), counts
 
     return step
-
-
-def references(faces: Tensor, targets: Sequence[Target]) -> list[Tensor]:
-    """What each target says of clean faces, (B, ...)."""
-    with torch.no_grad():
-        return [target.reference(faces) for target in targets]
 
 
 def gradient(
