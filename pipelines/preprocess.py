@@ -186,17 +186,18 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
 
 def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
     """Read (tasks) -> detect, align, crop, encode (actors) -> write (tasks); a row is a shard throughout."""
-    from ray.data import ActorPoolStrategy, from_items
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_items
 
     # Pickled here: Ray would first try to turn a shard into columns, and say that it cannot.
     rows = from_items([{"shard": pickle.dumps(shard)} for shard in todo], override_num_blocks=len(todo))
     pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
+    few = TaskPoolStrategy(size=-(-workers // 4))  # reading and writing wait for disks; more would only cost memory
     return (
-        rows.map(_read, fn_args=(job,), num_cpus=0.25)
+        rows.map(_read, fn_args=(job,), compute=few, num_cpus=0.25)
         .map(
             _Process, fn_constructor_args=(job,), compute=pool, num_cpus=1, max_restarts=TRIES, max_task_retries=TRIES
         )
-        .map(_write, fn_args=(job,), num_cpus=0.25)
+        .map(_write, fn_args=(job,), compute=few, num_cpus=0.25)
     )  # fmt: skip
 
 
