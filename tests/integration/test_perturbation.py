@@ -80,7 +80,7 @@ def finished(running: pipeline.Running) -> Universal:
 
 def wait_for(running: pipeline.Running, batches: int) -> dict[str, Any]:
     """Progress, once that many batches are done."""
-    for _ in range(200):
+    for _ in range(1200):
         progress: dict[str, Any] = ray.get(running.holder.progress.remote())
         if progress["batches"] >= batches:
             return progress
@@ -149,10 +149,11 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_with_one_line(
 def test_it_answers_while_it_works_and_there_is_one_of_its_name(tmp_path: Path, crew: list[Any]) -> None:
     running = started(tmp_path, crew)
     try:
-        asked = time.perf_counter()
+        wait_for(running, 1)
         named = ray.get_actor(pipeline.NAME, namespace=pipeline.NAMESPACE)
-        assert ray.get(named.progress.remote())["of"] == 10
-        assert time.perf_counter() - asked < 5
+        answers = [ray.get(named.progress.remote()) for _ in range(5)]
+        assert not ray.wait([running.ended], timeout=0)[0], "it was to answer before the end"
+        assert all(answer["of"] == 10 and 1 <= answer["batches"] < 10 for answer in answers)
         with pytest.raises(ClusterError, match="already computing a perturbation"):
             pipeline.start(PLAN, crew, [], tmp_path / "other", {})
         assert len(list(running.batches())) == 10
