@@ -157,7 +157,8 @@ def _client(endpoint_url: str | None) -> Any:
         max_pool_connections=32, s3=style,
     )  # fmt: skip
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return boto3.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    # A session of its own: boto3's default one is not safe to make from several threads.
+    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
 
 
 def _is_photo(key: str) -> bool:
