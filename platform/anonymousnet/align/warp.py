@@ -142,6 +142,8 @@ def _levels(
 
 def _crop(rgb: Rgb, hidden: Mask | None, matrices: Matrix, face_px: int) -> Tensor:
     """`crop_faces`, of visible pixels only where `hidden` is given."""
+    from kornia.geometry.transform import warp_affine  # half a second that --help need not wait for
+
     crops = [torch.empty(0, 3, face_px, face_px)]
     for matrix in matrices:
         inverse = _inverse(matrix)
@@ -149,8 +151,12 @@ def _crop(rgb: Rgb, hidden: Mask | None, matrices: Matrix, face_px: int) -> Tens
         # in two halves: no detail fine enough to alias is left.
         block = max(1, int(np.hypot(*inverse[:, 0])))
         patch, x0, y0 = _patch(rgb, hidden, inverse, face_px, block)
-        grid = (_centres((0, 0, 2 * face_px, 2 * face_px)) / 2) @ inverse[:, :2].T + inverse[:, 2]
-        warped = _sample(patch, (grid - (x0, y0)) / block)
+        # kornia's pixels lie at whole numbers, ours at + 0.5. Put together in float64, cast last: float32 would lose
+        # the place of a face far from a large photo's corner.
+        doubled = _scale(2, -0.5) @ np.vstack([matrix, [0, 0, 1]]) @ _scale(block, (x0, y0)) @ _scale(1, 0.5)
+        onto = torch.from_numpy(doubled[None, :2].astype(np.float32))
+        size = (2 * face_px, 2 * face_px)
+        warped = warp_affine(patch, onto, size, "bicubic", "border", align_corners=True)
         crops.append(F.avg_pool2d(warped, 2).clamp(0, 255) / 127.5 - 1)
     return torch.cat(crops)
 
@@ -206,6 +212,13 @@ def _sample(image_13HW: Tensor, points: NDArray[np.float64]) -> Tensor:
     size = np.array([image_13HW.shape[-1], image_13HW.shape[-2]])
     grid = torch.from_numpy((points * (2 / size) - 1).astype(np.float32)[None])
     return F.grid_sample(image_13HW, grid, "bicubic", "border", align_corners=False)
+
+
+def _scale(factor: float, shift: float | tuple[int, int]) -> Matrix:
+    """(3, 3): x -> factor x + shift, in both directions."""
+    out = np.diag([factor, factor, 1.0])
+    out[:2, 2] = shift
+    return out
 
 
 def _inverse(matrix: Matrix) -> Matrix:
