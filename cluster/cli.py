@@ -19,6 +19,7 @@ from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba,
 from anonymousnet.cluster.perturbation import perturbation
 from anonymousnet.cluster.population import population
 from anonymousnet.cluster.preprocess import preprocess
+from anonymousnet.cluster.train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,38 +76,6 @@ def demo(out: Path, photos: Path | None, as_json: bool) -> None:
         f"before   {source}",
         f"after    {out / 'released'}",
         f"report   {summary.report}",
-    ])  # fmt: skip
-
-
-@main.command()
-@click.argument("task")
-@click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
-@click.option("--synthetic", is_flag=True, help="Train on rendered faces instead of CelebA.")
-@click.option("--out", type=FOLDER, help="Checkpoints, logs and weights [runs/TASK].")
-@CONFIG
-@SET
-@JSON
-@plain_errors
-def train(
-    task: str, data: Path | None, synthetic: bool, out: Path | None, config_file: Path | None,
-    overrides: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
-    """Train attributes, embedder, generator, translator or landmarks; a killed run goes on where it was."""
-    from anonymousnet.config import Config
-    from anonymousnet.training.loop import train as run
-    from anonymousnet.training.tasks import task_named, training_tables
-
-    kind = task_named(task)
-    config = Config.load(config_file, overrides)
-    folder = None if synthetic else celeba(data)
-    px = config.train.over(kind.defaults).px or 128
-    tables = training_tables(folder, px, config.seed, task == "landmarks", lambda rows: bar("faces")(rows, None))
-    result = run(kind, config, *tables, out or Path("runs") / task)
-    answer = {**asdict(result), "weights": str(result.weights)}
-    show(answer, as_json, [
-        f"{result.steps} steps in {result.seconds:.0f} s",
-        *(f"  {name:<24}{value:.4f}" for name, value in (result.losses | result.scores).items()),
-        f"weights  {result.weights}",
     ])  # fmt: skip
 
 
@@ -213,6 +182,7 @@ main.add_command(evaluate)
 main.add_command(perturbation)
 main.add_command(population)
 main.add_command(preprocess)
+main.add_command(train)
 
 if __name__ == "__main__":
     main()

@@ -67,9 +67,7 @@ def found(case: Case) -> Evaluation:
         patch.setattr(sweep, "KNOBS", {"strength": (0.0, 1.0), "epsilon": (3.0,)})
         patch.setattr(sweep, "MOST_FACES", 8)
         patch.setattr(examine, "DETECTED_FACES", 12)
-        return evaluate(
-            case.release, case.originals, case.identities, case.config, None, ["ours"], effort=Effort(2, 8)
-        )
+        return evaluate(case.release, case.originals, case.identities, case.config, None, ["ours"], effort=Effort(2, 8))
 
 
 def test_every_method_meets_every_attacker(found: Evaluation) -> None:

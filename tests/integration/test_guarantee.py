@@ -78,9 +78,7 @@ def _leak_pixel(context: Tensor, rgb: NDArray[np.uint8], matrix: NDArray[np.floa
     context[:, int(middle[1]), int(middle[0])] = seen
 
 
-def test_one_leaked_pixel_is_caught(
-    photos: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_leaked_pixel_is_caught(photos: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch) -> None:
     honest: Callable[..., Any] = pipeline.crop_context
 
     def leaky(rgb: Any, hidden: Any, matrices: Any, face_px: int) -> tuple[Tensor, Tensor]:

@@ -68,8 +68,7 @@ def middles(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("kind", "exact"),
-    [(kind, True) for kind in ("PNG", "BMP", "TIFF", "PPM")]
-    + [(kind, False) for kind in ("JPEG", "WEBP", "AVIF")],
+    [(kind, True) for kind in ("PNG", "BMP", "TIFF", "PPM")] + [(kind, False) for kind in ("JPEG", "WEBP", "AVIF")],
 )
 def test_formats(tmp_path: Path, kind: str, exact: bool) -> None:
     path = tmp_path / f"a.{kind.lower()}"

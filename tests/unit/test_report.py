@@ -41,9 +41,7 @@ def shown(photo: str = "a/one.jpg", strength: float = 1.0) -> ShownFace:
     return ShownFace(photo, np.full((64, 64, 3), 90, np.uint8), public)
 
 
-def page(
-    made: Summary | None = None, faces: list[ShownFace] | None = None, config: Config | None = None
-) -> str:
+def page(made: Summary | None = None, faces: list[ShownFace] | None = None, config: Config | None = None) -> str:
     made = made or summary()
     released = RELEASED if made.faces else {}
     return release_page(made, [shown()] if faces is None else faces, config or Config(), released, PEOPLE)

@@ -35,7 +35,7 @@ class AttributesTask(Task):
         self.shape = ClassifierConfig(px=config.px or 128, width=config.width or 32)
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"classifier": Classifier(self.shape)}
+        return {"classifier": self.started(Classifier(self.shape))}
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         engine = engines["classifier"]

@@ -10,20 +10,24 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from anonymousnet.errors import CheckpointError, StorageError
 from anonymousnet.training.engine import Engine
 
 
-def save_checkpoint(out: Path, step: int, engines: Mapping[str, Engine], run: Mapping[str, Any]) -> None:
-    """Write OUT/step-N.ckpt beside, then rename; older ones go once it stands. Raises StorageError on a full disk."""
+def save_checkpoint(out: Path, step: int, states: Mapping[str, Mapping[str, Tensor]], run: Mapping[str, Any]) -> None:
+    """Write OUT/step-N.ckpt beside, then rename; older ones go once it stands. `states`: every engine's.
+
+    Raises StorageError on a full disk.
+    """
     final = _folder(out, step)
     partial = final.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        for name, engine in engines.items():
-            save_file(engine.state(), partial / f"{name}.safetensors")
+        for name, state in states.items():
+            save_file(dict(state), partial / f"{name}.safetensors")
         (partial / "run.json").write_text(json.dumps({"step": step, **run}))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)

@@ -53,7 +53,7 @@ class EmbedderTask(Task):
         self.identities = contents.identities
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"embedder": _WithCentres(Embedder(self.shape), self.identities)}
+        return {"embedder": _WithCentres(self.started(Embedder(self.shape)), self.identities)}
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         engine = engines["embedder"]

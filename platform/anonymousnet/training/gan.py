@@ -88,7 +88,7 @@ class GeneratorTask(Task):
         self.region, self.weight = masks(self.shape.px)
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"generator": Generator(self.shape), "critic": Discriminator(self.critic_shape)}
+        return {"generator": self.started(Generator(self.shape)), "critic": Discriminator(self.critic_shape)}
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(network.parameters(), lr=self.config.lr or 4e-4, betas=(0.0, 0.99))

@@ -54,7 +54,7 @@ class LandmarksTask(Task):
         self.shape = DANConfig(px=config.px or 112, width=config.width or 16)
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"dan": DAN(self.shape)}
+        return {"dan": self.started(DAN(self.shape))}
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         engine = engines["dan"]

@@ -65,7 +65,7 @@ def train(
             if last or step % LOG_EVERY == 0:
                 losses = record.losses(step, {name: float(value) for name, value in parts.items()})
             if last or (step + 1) % settings.checkpoint_every == 0:
-                save_checkpoint(out, step + 1, engines, run)
+                save_checkpoint(out, step + 1, {name: engine.state() for name, engine in engines.items()}, run)
             if (step + 1) % settings.validate_every == 0 and not last:
                 record.scores(step + 1, *validate(task, averaged(engines), held_out, where))
         nets = averaged(engines)

@@ -36,11 +36,7 @@ class Record:
 
     def losses(self, step: int, parts: Mapping[str, float]) -> dict[str, float]:
         """Note one step's scalars. Raises TrainingDiverged where one is not a number."""
-        bad = [name for name, value in parts.items() if value != value]
-        if bad:
-            raise TrainingDiverged(
-                f"step {step}: {', '.join(bad)} is not a number; lower train.lr or set precision to fp32"
-            )
+        check_finite(step, parts)
         self._append("losses", step, parts)
         return dict(parts)
 
@@ -60,6 +56,15 @@ class Record:
             self._board.add_scalar(f"{name}/{key}", value, step)
         with (self.out / f"{name}.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def check_finite(step: int, parts: Mapping[str, float]) -> None:
+    """Raises TrainingDiverged where a scalar is not a number."""
+    bad = [name for name, value in parts.items() if value != value]
+    if bad:
+        raise TrainingDiverged(
+            f"step {step}: {', '.join(bad)} is not a number; lower train.lr or set precision to fp32"
+        )
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,15 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from anonymousnet import weights
 from anonymousnet.config import TrainConfig
-from anonymousnet.errors import ConfigError
+from anonymousnet.errors import ConfigError, WeightsError
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Task(ABC):
@@ -39,6 +42,23 @@ class Task(ABC):
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """The networks to train, by name; called once, after the seed was set."""
+
+    def started(self, network: Net) -> Net:
+        """The network with every tensor that it shares, by name and shape, with the weights `train.start` names.
+
+        Raises WeightsError when it shares none, or the weights cannot be read.
+        """
+        if self.config.start is None:
+            return network
+        found, own = weights.read(self.config.start), network.state_dict()
+        shared = {k: v.float() for k, v in found.tensors.items() if k in own and own[k].shape == v.shape}
+        if not shared:
+            raise WeightsError(
+                f"train.start: expected weights that share tensors with task {self.name}, {self.config.start} "
+                f"({found.network}) shares none; train.width and train.px must be those it was made with"
+            )
+        network.load_state_dict({**own, **shared})
+        return network
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Adam with decoupled weight decay on matrices alone."""

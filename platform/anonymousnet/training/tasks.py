@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anonymousnet.data.celeba import CROP, CelebA
+from anonymousnet.data.shards import is_dataset
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import ConfigError, DataError
 from anonymousnet.training.attributes import AttributesTask
@@ -17,6 +18,7 @@ from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import EmbedderTask
 from anonymousnet.training.gan import GeneratorTask
 from anonymousnet.training.landmarks import LandmarksTask
+from anonymousnet.training.source import open_source
 from anonymousnet.training.task import Task
 from anonymousnet.training.translation import TranslatorTask
 
@@ -48,7 +50,8 @@ def training_tables(
     landmarks: bool = False,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows,
 ) -> tuple[FaceTable, FaceTable]:
-    """(training, held out) faces at `px`: CelebA's train and validation partitions; synthetic where data is None.
+    """(training, held out) faces at `px`: train and validation partitions of CelebA's folder, or of what `preprocess`
+    made of one; synthetic where data is None.
 
     Raises StorageError, AttributeTableError, DataError when the folder does not hold CelebA.
     """
@@ -56,6 +59,9 @@ def training_tables(
         images, attributes, identities, points = synthetic_dataset(512, px, 64, seed)
         table = FaceTable(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), attributes, identities, points)
         return table.take(np.arange(384)).numbered(), table.take(np.arange(384, 512)).numbered()
+    if is_dataset(data):
+        sources = [open_source(data, split, px, landmarks) for split in ("train", "validation")]
+        return sources[0].table(), sources[1].table()
     celeba = CelebA.open(data)
     tables = []
     for partition in ("train", "validation"):

@@ -1,0 +1,86 @@
+"""Ray Data feeds a training worker: shards -> its rows of every batch, in the order of the plain loop -> tensors.
+
+The order is `training.data.windows`: it depends on seed and epoch alone, so any number of workers sees the same
+batches. Each worker runs a stream of its own. It reads every shard's bytes but decodes only its own rows: decoding is
+what costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from anonymousnet.training.data import Batch, windows
+from anonymousnet.training.source import Source
+
+CHUNK = 256
+"""Faces decoded by one task."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which rows of which steps a worker is fed."""
+
+    seed: int
+    batch: int
+    """Faces of a whole batch, over all workers."""
+    first: int
+    steps: int
+    """First step, and one past the last."""
+    rank: int
+    workers: int
+
+    def own(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which positions, counted over all epochs, are this worker's."""
+        step, place = positions // self.batch, positions % self.batch
+        return (step >= self.first) & (step < self.steps) & (place % self.workers == self.rank)
+
+
+def feed(source: Source, part: Slice, device: torch.device) -> Iterator[Batch]:
+    """A batch of `part.batch / part.workers` faces per step, from `part.first` on."""
+    import ray
+
+    n = source.contents.faces
+    epochs = range(part.first * part.batch // n, (part.steps * part.batch - 1) // n + 1)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    # One epoch is read at a time: the next one's shards would only wait in memory.
+    rows = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs)).map_batches(
+        _read, batch_size=1, compute=ray.data.TaskPoolStrategy(size=1), fn_kwargs={"source": source, "part": part}
+    )
+    faces = rows.map_batches(
+        _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True, fn_kwargs={"source": source}
+    )
+    batches = faces.iter_torch_batches(batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True)
+    for found in batches:
+        images = found["faces"].to(device).float().div_(127.5).sub_(1)
+        points = found["landmarks"].to(device) if source.landmarks else None
+        yield Batch(
+            images.contiguous(memory_format=torch.channels_last), found["attributes"].to(device).float(),
+            found["identities"].to(device), points,
+        )  # fmt: skip
+
+
+def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice) -> Iterator[pa.Table]:
+    """One epoch's rows of this worker, encoded, a few at a time."""
+    (epoch,) = item["epoch"]
+    start = int(epoch) * source.contents.faces
+    for window in windows(part.seed, int(epoch), source.sizes):
+        own = window[part.own(np.arange(start, start + len(window)))]
+        start += len(window)
+        if len(own):
+            encoded = source.read(own)
+            yield from (encoded.slice(i, CHUNK) for i in range(0, len(encoded), CHUNK))
+
+
+def _decode(encoded: pa.Table, source: Source) -> dict[str, Any]:
+    table = source.decode(encoded)
+    columns = {"faces": table.faces_N3HW, "attributes": table.attributes_N40, "identities": table.identities_N}
+    return columns if table.landmarks_N682 is None else {**columns, "landmarks": table.landmarks_N682}
