@@ -169,12 +169,13 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
     from ray.data import DataContext
     from ray.exceptions import RayError
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told once, by us
     cpus = int(ray.cluster_resources().get("CPU", 1))
     # A local Ray is told of more CPUs than there are, and a cluster's must leave one for reading and writing.
     workers = min(len(todo), max(1, cpus - 1) if address else os.cpu_count() or 1)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # Ray's own wrapping forgets ours on its way here
     with DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
         try:
@@ -195,7 +196,7 @@ def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
     return (
         rows.map(_read, fn_args=(job,), compute=few, num_cpus=0.25)
         .map(
-            _Process, fn_constructor_args=(job,), compute=pool, num_cpus=1, max_restarts=TRIES, max_task_retries=TRIES
+            _Process, fn_constructor_args=(job,), compute=pool, num_cpus=1, max_restarts=-1, max_task_retries=TRIES
         )
         .map(_write, fn_args=(job,), compute=few, num_cpus=0.25)
     )  # fmt: skip
@@ -244,12 +245,17 @@ def _write(row: dict[str, Any], job: Job) -> dict[str, Any]:
 
 def _cause(error: BaseException) -> AnonymousNetError:
     """Our own error, from within Ray's wrapping of it; all else is the cluster's."""
+    from ray.exceptions import RayActorError, RayError
+
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, AnonymousNetError):
+        if isinstance(link, AnonymousNetError) and not isinstance(link, RayError):
             return link
         link = getattr(link, "cause", None) or link.__cause__
-    said = str(error).strip().splitlines()[-1]
+    if isinstance(error, RayActorError):
+        said = f"a worker died {TRIES + 1} times over the same photos, for want of memory or of a photo it cannot stand"
+    else:
+        said = str(error).strip().splitlines()[-1]
     return ClusterError(f"Ray gave up: {said}; finished shards are kept, run the same command again")
 
 

@@ -165,6 +165,15 @@ def test_on_s3_as_on_disk_and_only_its_own_shards_are_kept(s3: S3Server, tmp_pat
         preprocess(str(photos), str(out), 64, 2)
 
 
+@pytest.mark.usefixtures("_ray")
+def test_a_worker_that_cannot_write_says_so(small_celeba: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "validation").write_bytes(b"a file where a folder must be")
+    status, said = run(small_celeba, tmp_path / "out", "--px", 64, "--shards", 3)
+    assert status == 2
+    assert f"error: cannot write {tmp_path}/out/validation/part-00000.parquet" in said
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
