@@ -26,7 +26,6 @@ from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import AnonymousNetError, ClusterError, ConfigError, StorageError
-from anonymousnet.pipelines.aligner import Aligner
 from anonymousnet.pipelines.session import ray_session
 from anonymousnet.pipelines.source import ALIGNED, Labels, Source, read_source
 from anonymousnet.pipelines.storage import Storage, storage_of
@@ -221,6 +220,8 @@ class _Process:
     """The actor: detect, align, crop, encode."""
 
     def __init__(self, job: Job) -> None:
+        from anonymousnet.pipelines.aligner import Aligner  # torch, which readers and writers need not wait for
+
         self.job = job
         self.aligner = Aligner(job.align, job.face_px, job.layout)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anonymousnet.errors import DataError, StorageError
-from anonymousnet.training.data import FaceTable
+
+if TYPE_CHECKING:
+    from anonymousnet.training.data import FaceTable
 
 FORMAT = 1
 """Version of the format; raise it with every change that gives the same photo other bytes."""
@@ -231,6 +233,8 @@ def decode(table: pa.Table, px: int) -> FaceTable:
 
     Raises DataError when faces carry no attributes or an image is damaged.
     """
+    from anonymousnet.training.data import FaceTable  # torch, which those who write shards can do without
+
     if missing := table["attributes"].null_count:
         raise DataError(
             f"expected attributes with every face, {missing} of {len(table)} have none; preprocess a folder in "
