@@ -8,7 +8,7 @@ for networks that do not, DeepSpeed's own sharded checkpoints would be the way.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from anonymousnet.training.engine import flat_state, load_module, optimizer_slots, update_average
-
-SLOTS = ("exp_avg", "exp_avg_sq")
-"""Adam's states of one parameter; `step` is kept beside them."""
 
 
 def prepare(device: torch.device) -> None:
@@ -70,13 +67,13 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         slots: dict[int, dict[str, Any]] = {}
-        if self._steps:
+        if names := self._slot_names():
             self._link()
             for index, parameter in enumerate(self._parameters):
                 if self.stage == 0:
                     slots[index] = dict(self._optimizer.state[parameter])
                     continue
-                slots[index] = {name: safe_get_full_optimizer_state(parameter, name) for name in SLOTS}
+                slots[index] = {name: safe_get_full_optimizer_state(parameter, name) for name in names}
                 slots[index]["step"] = torch.tensor(float(self._steps))
         return flat_state(self._whole(), self._average, slots, self._steps)
 
@@ -90,9 +87,10 @@ class DeepSpeedEngine:
         if self.stage == 0:
             self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": slots})
             return
-        self._make_slots()
+        names = [name for name in slots[0] if name != "step"]
+        self._make_slots(names)
         for index, parameter in enumerate(self._parameters):
-            for name in SLOTS:
+            for name in names:
                 safe_set_full_optimizer_state(parameter, slots[index][name], name)
 
     @property
@@ -120,12 +118,17 @@ class DeepSpeedEngine:
             for name, parameter in self.module.named_parameters():
                 safe_set_full_fp32_param(parameter, state[f"module.{name}"])
 
-    def _make_slots(self) -> None:
+    def _slot_names(self) -> list[str]:
+        """What the optimizer keeps of every parameter (Adam: exp_avg, exp_avg_sq), once it has stepped."""
+        held = next(iter(self._optimizer.state.values()), {})
+        return [name for name, value in held.items() if torch.is_tensor(value) and value.ndim]
+
+    def _make_slots(self, names: Sequence[str]) -> None:
         """Adam makes its states in its first step: make them before, so that there is something to load into."""
         zero = self._engine.optimizer
         flat = zero.single_partition_of_fp32_groups if self.stage < 3 else zero.fp32_partitioned_groups_flat
         for partition in flat:
-            slots = {name: torch.zeros_like(partition) for name in SLOTS}
+            slots = {name: torch.zeros_like(partition) for name in names}
             self._optimizer.state[partition] = {"step": torch.tensor(float(self._steps)), **slots}
         self._link()
 

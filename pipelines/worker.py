@@ -50,7 +50,7 @@ class Progress:
     """Where a run is: workers tell, the driver asks."""
 
     def __init__(self) -> None:
-        self._state: dict[str, Any] = {"step": 0, "beat": time.time(), "pid": {}}
+        self._state: dict[str, Any] = {"step": 0, "beat": time.time()}
         self._error: AnonymousNetError | None = None
 
     def tell(self, **what: Any) -> None:
@@ -129,6 +129,7 @@ class _Worker:
             for step, faces in enumerate(stream, first):
                 parts = take_step(self.task, self.engines, faces, step, seed, self.where)
                 last = step + 1 == steps
+                self._tell(step=step + 1)
                 if last or step % LOG_EVERY == 0:
                     self._log(step, parts, record)
                 if last or (step + 1) % self.settings.checkpoint_every == 0:
@@ -146,7 +147,7 @@ class _Worker:
         check_finite(step, losses)
         if record:
             record.losses(step, losses)
-        self._tell(step=step + 1, losses=losses)
+        self._tell(losses=losses)
 
     def _checkpoint(self, step: int, run: Mapping[str, Any]) -> None:
         states = {name: engine.state() for name, engine in self.engines.items()}  # all workers give their part

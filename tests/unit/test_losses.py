@@ -24,7 +24,7 @@ def test_attribute_weights_leave_attributes_out() -> None:
 
 def test_arcface_without_margin_is_a_scaled_cosine_softmax() -> None:
     centres = torch.eye(3)
-    loss, parts = losses.arcface_loss(centres[:2], centres, torch.tensor([0, 1]), margin=0.0, scale=2.0)
+    loss, parts = losses.arcface_loss(losses.cosines(centres[:2], centres), torch.tensor([0, 1]), margin=0.0, scale=2.0)
     assert float(loss) == pytest.approx(math.log(1 + 2 * math.exp(-2)), rel=1e-4)
     assert float(parts["train_rank1"]) == 1
 
@@ -32,9 +32,9 @@ def test_arcface_without_margin_is_a_scaled_cosine_softmax() -> None:
 def test_a_margin_makes_arcface_harder_and_does_not_care_for_length() -> None:
     torch.manual_seed(0)
     x, centres, who = torch.randn(8, 5), torch.randn(4, 5), torch.arange(8) % 4
-    plain, _ = losses.arcface_loss(x, centres, who, 0.0, 8.0)
-    hard, _ = losses.arcface_loss(x, centres, who, 0.3, 8.0)
-    longer, _ = losses.arcface_loss(7 * x, centres, who, 0.3, 8.0)
+    plain, _ = losses.arcface_loss(losses.cosines(x, centres), who, 0.0, 8.0)
+    hard, _ = losses.arcface_loss(losses.cosines(x, centres), who, 0.3, 8.0)
+    longer, _ = losses.arcface_loss(losses.cosines(7 * x, centres), who, 0.3, 8.0)
     assert float(hard) > float(plain)
     assert float(longer) == pytest.approx(float(hard), rel=1e-5)
 

@@ -33,7 +33,7 @@ from anonymousnet.privacy.pairs import Pairs, true_probabilities
 from anonymousnet.privacy.recognisers import Ours, Recogniser, resized, unit_range
 from anonymousnet.training.augment import flip, jitter
 from anonymousnet.training.embedder import MARGIN, SCALE
-from anonymousnet.training.losses import arcface_loss, attribute_loss
+from anonymousnet.training.losses import arcface_loss, attribute_loss, cosines
 
 Vectors = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -108,7 +108,7 @@ def parrot(
 
     def loss_of(chosen: NDArray[np.int64]) -> Tensor:
         batch = jitter(flip(_placed(faces[chosen], runner)), 5, 0.08, 0.03)
-        loss, _ = arcface_loss(net(_last(batch)), centres, labels[chosen], MARGIN, SCALE)
+        loss, _ = arcface_loss(cosines(net(_last(batch)), centres), labels[chosen], MARGIN, SCALE)
         return loss
 
     fit([*net.parameters(), centres], loss_of, len(faces), PARROT_LR, effort, runner)

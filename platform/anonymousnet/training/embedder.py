@@ -18,11 +18,25 @@ from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.training.augment import erase, flip, jitter, recolour
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
-from anonymousnet.training.losses import arcface_loss
+from anonymousnet.training.losses import arcface_loss, cosines
 from anonymousnet.training.task import Task
 
 MARGIN, SCALE = 0.35, 24.0
 """Angular margin (radians) and softmax scale; smaller than the paper's 0.5 and 64, as each identity has five images."""
+
+
+class Centres(nn.Module):
+    """A direction per identity: embeddings B x D -> cosines B x N, float32.
+
+    A module of its own, and not a bare parameter: ZeRO 3 gathers the weights of modules that are called.
+    """
+
+    def __init__(self, identities: int, dimensions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(identities, dimensions) * 0.05)
+
+    def forward(self, embeddings_BD: Tensor) -> Tensor:
+        return cosines(embeddings_BD, self.weight)
 
 
 class _WithCentres(nn.Module):
@@ -31,7 +45,7 @@ class _WithCentres(nn.Module):
     def __init__(self, embedder: Embedder, identities: int) -> None:
         super().__init__()
         self.embedder = embedder
-        self.centres = nn.Parameter(torch.randn(identities, embedder.config.dimensions) * 0.05)
+        self.centres = Centres(identities, embedder.config.dimensions)
 
     def forward(self, faces: Tensor) -> Tensor:
         out: Tensor = self.embedder(faces)
@@ -65,7 +79,7 @@ class EmbedderTask(Task):
         net = engine.module
         assert isinstance(net, _WithCentres)
         embeddings = net(faces.contiguous(memory_format=torch.channels_last))
-        loss, parts = arcface_loss(embeddings, net.centres, batch.identities_B, margin, SCALE)
+        loss, parts = arcface_loss(net.centres(embeddings), batch.identities_B, margin, SCALE)
         engine.step(loss)
         return {"loss": loss.detach(), **parts}
 

@@ -16,17 +16,21 @@ def attribute_loss(logits_B40: Tensor, truth_B40: Tensor, weights_40: Tensor | N
     return loss, {"attributes": loss.detach(), "accuracy": accuracy}
 
 
-def arcface_loss(
-    embeddings_BD: Tensor, centres_ND: Tensor, identities_B: Tensor, margin: float, scale: float
-) -> tuple[Tensor, Parts]:
-    """Additive angular margin softmax (Deng et al., CVPR 2019, eq. 3). Inputs need not be unit length."""
-    cosines = F.normalize(embeddings_BD.float()) @ F.normalize(centres_ND.float()).T
-    own = F.one_hot(identities_B, len(centres_ND)).bool()
-    angles = torch.acos(cosines[own].clamp(-1 + 1e-6, 1 - 1e-6))
+def cosines(embeddings_BD: Tensor, centres_ND: Tensor) -> Tensor:
+    """Cosines B x N, float32; inputs need not be unit length."""
+    return F.normalize(embeddings_BD.float()) @ F.normalize(centres_ND.float()).T
+
+
+def arcface_loss(cosines_BN: Tensor, identities_B: Tensor, margin: float, scale: float) -> tuple[Tensor, Parts]:
+    """Additive angular margin softmax (Deng et al., CVPR 2019, eq. 3) on the cosines to N identities' centres."""
+    own = F.one_hot(identities_B, cosines_BN.shape[1]).bool()
+    angles = torch.acos(cosines_BN[own].clamp(-1 + 1e-6, 1 - 1e-6))
     # Past pi the cosine would rise again and reward the wrong direction.
-    logits = cosines.masked_scatter(own, torch.cos((angles + margin).clamp(max=torch.pi)).to(cosines.dtype)) * scale
+    logits = (
+        cosines_BN.masked_scatter(own, torch.cos((angles + margin).clamp(max=torch.pi)).to(cosines_BN.dtype)) * scale
+    )
     loss = F.cross_entropy(logits, identities_B)
-    right = (cosines.argmax(1) == identities_B).float().mean()
+    right = (cosines_BN.argmax(1) == identities_B).float().mean()
     return loss, {"arcface": loss.detach(), "train_rank1": right}
 
 
