@@ -25,6 +25,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program (15)
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
     try:
         if address is None:

@@ -28,8 +28,6 @@ PHOTOS, SHARDS, PROCESSES = 1_500, 24, 2
 
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the peer's processes as for Ray's
-    # Ray's processes yield to all others (15) unless told not to, and the peer's yield to nobody.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _photos(folder / "photos")
