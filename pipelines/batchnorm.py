@@ -38,7 +38,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        mean, var, count = _statistics(x)
+        mean, var, count = _statistics(x, self.eps)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -51,12 +51,14 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 @torch.no_grad()
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, float]:
     """(mean, variance, count) per channel over all workers, float32."""
-    dims = [d for d in range(x.ndim) if d != 1]
-    var, mean = torch.var_mean(x.float(), dims, correction=0)
+    # Batch norm's own kernel measures ten times faster than `var_mean`, though it normalises as well. In bfloat16 it
+    # keeps float32 statistics only beside float32 weights.
+    ones = torch.ones(x.shape[1], device=x.device)
+    _, own_mean, inverse = torch.native_batch_norm(x, ones, torch.zeros_like(ones), None, None, True, 0.0, eps)
     count = x.numel() / x.shape[1]
-    mean, var = mean.double(), var.double()  # squares of means cancel: not in float32
+    mean, var = own_mean.double(), inverse.double() ** -2 - eps  # squares of means cancel: not in float32
     sums = torch.cat([mean * count, (var + mean.square()) * count, mean.new_tensor([count])])
     dist.all_reduce(sums)
     first, second = sums[:-1].chunk(2)

@@ -98,7 +98,9 @@ class _Worker:
         engines = {}
         for name, net in task.networks().items():
             # Not channels last: DeepSpeed keeps weights in flat buffers, and copies no other order into them.
-            placed = shared_batch_norms(net.to(self.where[0]), self.where[0])
+            placed = net.to(self.where[0])
+            if self.workers > 1:
+                placed = shared_batch_norms(placed, self.where[0])
             engines[name] = DeepSpeedEngine(
                 placed, task.optimizer(placed), self.settings.ema or 0.0, self.job.config.scale.zero,
                 (self.settings.batch or 2) // self.workers,
