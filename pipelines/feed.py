@@ -7,7 +7,7 @@ what costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from anonymousnet.errors import AnonymousNetError
 from anonymousnet.training.data import Batch, windows
 from anonymousnet.training.source import Source
 
@@ -58,14 +59,46 @@ def feed(source: Source, part: Slice, device: torch.device) -> Iterator[Batch]:
     faces = rows.map_batches(
         _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True, fn_kwargs={"source": source}
     )
-    batches = faces.iter_torch_batches(batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True)
-    for found in batches:
+    batches = faces.iter_torch_batches(
+        batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True, collate_fn=_collate(source)
+    )
+    for found in _plainly(batches):
         images = found["faces"].to(device).float().div_(127.5).sub_(1)
         points = found["landmarks"].to(device) if source.landmarks else None
         yield Batch(
             images.contiguous(memory_format=torch.channels_last), found["attributes"].to(device).float(),
             found["identities"].to(device), points,
         )  # fmt: skip
+
+
+def _plainly(batches: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches; an error of ours, raised in another process, as it was raised there."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield from batches
+    except RayTaskError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, AnonymousNetError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise (cause or error) from error
+
+
+def _collate(source: Source) -> Any:
+    """What makes tensors of a batch's table."""
+    from ray.data.collate_fn import ArrowBatchCollateFn
+
+    px = source.px
+    kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "faces": (np.uint8, (3, px, px)), "attributes": (np.uint8, (40,)), "identities": (np.int64, ()),
+        "landmarks": (np.float32, (68, 2)),
+    }  # fmt: skip
+
+    class Collate(ArrowBatchCollateFn):  # type: ignore[misc]
+        def __call__(self, batch: pa.Table) -> dict[str, torch.Tensor]:
+            return {name: _unpacked(batch[name], *kinds[name]) for name in batch.column_names}
+
+    return Collate()
 
 
 def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice) -> Iterator[pa.Table]:
@@ -80,7 +113,28 @@ def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice) -> It
             yield from (encoded.slice(i, CHUNK) for i in range(0, len(encoded), CHUNK))
 
 
-def _decode(encoded: pa.Table, source: Source) -> dict[str, Any]:
+def _decode(encoded: pa.Table, source: Source) -> pa.Table:
     table = source.decode(encoded)
-    columns = {"faces": table.faces_N3HW, "attributes": table.attributes_N40, "identities": table.identities_N}
-    return columns if table.landmarks_N682 is None else {**columns, "landmarks": table.landmarks_N682}
+    columns = {
+        "faces": table.faces_N3HW, "attributes": table.attributes_N40.view(np.uint8), "identities": table.identities_N,
+    }  # fmt: skip
+    if table.landmarks_N682 is not None:
+        columns["landmarks"] = table.landmarks_N682
+    return pa.table({name: _packed(values) for name, values in columns.items()})
+
+
+def _packed(values: NDArray[Any]) -> pa.Array:
+    """(N, ...) as N fields of plain bytes. Ray's own tensor columns lose their place when batches cut across blocks
+    ("buffer is too small for requested array", ray 2.60)."""
+    whole = np.ascontiguousarray(values)
+    width = whole[0].nbytes
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(whole), [None, pa.py_buffer(whole)])
+
+
+def _unpacked(column: pa.ChunkedArray, dtype: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """The inverse of `_packed`."""
+    parts = [
+        np.frombuffer(c.buffers()[1], np.uint8)[c.offset * c.type.byte_width :][: len(c) * c.type.byte_width]
+        for c in column.chunks
+    ]
+    return torch.from_numpy(np.concatenate(parts).view(dtype).reshape(-1, *shape))

@@ -119,6 +119,8 @@ def _watched(trainer: Any, progress: Any, scale: ScaleConfig, told: Callable[[To
         time.sleep(1)
         state, error, silent = ray.get(progress.ask.remote())
         told(state)
+        if error is not None:  # no new attempt would mend it
+            raise error
         if silent > scale.deadline_s:
             raise ClusterError(
                 f"no worker took a step for {silent:.0f} s (scale.deadline_s {scale.deadline_s:.0f}), after step "

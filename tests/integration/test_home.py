@@ -45,10 +45,8 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint(s3: S3Server) 
 
 
 def test_a_place_that_refuses_is_told_in_one_line(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match=r"cannot read s3://none-of-mine/a: .*credentials"):
-        Home("s3://none-of-mine/a", s3.endpoint).open()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match="cannot read"):
+    with pytest.raises(StorageError, match=r"cannot read s3://runs/a: .*credentials"):
         Home("s3://runs/a", s3.endpoint).open()
 
 

@@ -95,11 +95,12 @@ def test_every_worker_is_fed_its_share_of_the_plain_loop_s_batches(shards: Path)
 
     source = open_source(shards, "train", PX, False)
     table, cpu = source.table(), torch.device("cpu")
-    for step, batch in enumerate(feed(source, Slice(3, 16, 2, 14, 1, 2), cpu), 2):
+    for step, batch in enumerate(feed(source, Slice(3, 16, 2, 120, 1, 2), cpu), 2):
         whole = table.batch(rows_of_step(3, step, 16, 80, table.files)[1::2], cpu)
         assert torch.equal(batch.faces_B3HW, whole.faces_B3HW)
         assert torch.equal(batch.identities_B, whole.identities_B)
-    assert step == 13
+        assert torch.equal(batch.attributes_B40, whole.attributes_B40)
+    assert step == 119
 
 
 @pytest.mark.usefixtures("ray")
