@@ -73,14 +73,12 @@ def feed(source: Source, part: Slice, device: torch.device) -> Iterator[Batch]:
 
 def _plainly(batches: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
     """The batches; an error of ours, raised in another process, as it was raised there."""
-    from ray.exceptions import RayTaskError
-
     try:
         yield from batches
-    except RayTaskError as error:
+    except Exception as error:  # Ray Data wraps it, and wraps it again
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, AnonymousNetError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
+            cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
         raise (cause or error) from error
 
 

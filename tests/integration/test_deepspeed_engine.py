@@ -89,15 +89,7 @@ def worker(rank: int, port: int, name: str, kind: str, stages: list[int], out: s
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "stages"),
-    [
-        ("generator", "sgd", [1]),
-        ("generator", "adam", [2, 0]),
-        ("attributes", "sgd", [2]),
-        ("embedder", "adam", [1, 3]),
-    ],
-)
+@pytest.mark.parametrize(("name", "kind", "stages"), [("attributes", "sgd", [2]), ("embedder", "adam", [1, 3])])
 def test_two_processes_end_with_the_plain_engine_s_parameters(
     tmp_path: Path, name: str, kind: str, stages: list[int]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from anonymousnet.align.region import masks
 from anonymousnet.device import Runner
@@ -43,6 +44,7 @@ def test_no_k_same_face_stands_alone() -> None:
 
 def test_translation_takes_attributes_and_stays_inside() -> None:
     net = Translator(TranslatorConfig(px=32, width=8, blocks=1))
+    torch.nn.init.normal_(net.body[-1].weight, std=0.1)  # untrained, it changes nothing
     wanted = np.random.default_rng(1).random((len(FACES), 40)) < 0.5
     after = translation(FACES, wanted, net, Runner("cpu", "fp32", 8))
     assert np.array_equal(after[:, :, WEIGHT == 0], FACES[:, :, WEIGHT == 0])
