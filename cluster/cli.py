@@ -157,7 +157,9 @@ def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
 @weights.command("score")
 @click.argument("name")
 @click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
-@click.option("--partition", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option(
+    "--partition", type=click.Choice(["train", "validation", "test", "wild"]), default="test", show_default=True
+)
 @CONFIG
 @SET
 @JSON
@@ -165,13 +167,13 @@ def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
 def score_weights(
     name: str, data: Path | None, partition: Any, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Score a classifier or an embedder on CelebA, beside what a constant answer or chance would reach."""
+    """Score a classifier, an embedder or landmarks on CelebA, beside what a constant answer or chance would reach."""
     from anonymousnet.config import Config
     from anonymousnet.training.scoring import score_weights as score
 
     found = score(name, celeba(data), partition, Config.load(config_file, overrides))
     table = [
-        "  ".join([f"{row['attribute']:<22}", *(f"{k} {v:.3f}" for k, v in row.items() if k != "attribute")])
+        "  ".join([f"{row[next(iter(row))]:<22}", *(f"{k} {v:.3f}" for k, v in row.items() if not isinstance(v, str))])
         for row in found.rows
     ]
     headline = "  ".join(f"{key} {value:.4f}" for key, value in found.means.items())

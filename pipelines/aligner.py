@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from anonymousnet.align import warp
 from anonymousnet.align.detect import Detection, Detector
+from anonymousnet.align.landmarks import Landmarker
 from anonymousnet.config import AlignConfig
 from anonymousnet.data.celeba import CROP
 from anonymousnet.data.images import Photo, encode_photo, load_photo
+from anonymousnet.device import Runner
 from anonymousnet.errors import AnonymousNetError, DataError, NoFaceFound, StorageError, WeightsError
 from anonymousnet.pipelines.source import Labels
 
@@ -24,6 +26,7 @@ class Aligner:
     def __init__(self, config: AlignConfig, face_px: int, layout: str) -> None:
         self.config, self.face_px, self.layout = config, face_px, layout
         self.detector = Detector(config)
+        self.landmarker = Landmarker(config, Runner("cpu"))
 
     def __call__(self, data: bytes, labels: Labels, i: int) -> list[Row]:
         """Rows of photo `i` of `labels`. Raises ImageError, NoFaceFound, ProtectionFailed; DataError without labels."""
@@ -35,7 +38,7 @@ class Aligner:
             raise NoFaceFound(f"no face scores above {self.config.detector_threshold}; lower align.detector_threshold")
         if self.layout == "celeba":
             faces = [_labelled(faces)]
-        matrices = warp.similarity(np.stack([face.points_52 for face in faces]), self.face_px)
+        matrices, found = self.landmarker.align(rgb, faces, self.face_px)
         crops = warp.crop_faces(rgb, matrices, self.face_px)
         pixels = ((crops + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
         shared = {
@@ -46,7 +49,10 @@ class Aligner:
         return [
             {
                 **shared, "face": k, **self._measured(crop, matrix, face),
-                "landmarks": _landmarks(rgb, face, matrix, None if labels.landmarks is None else labels.landmarks[i]),
+                "landmarks": _landmarks(
+                    face, matrix, None if labels.landmarks is None else labels.landmarks[i],
+                    None if found is None else found[k],
+                ),
             }
             for k, (crop, matrix, face) in enumerate(zip(pixels, matrices, faces, strict=True))
         ]  # fmt: skip
@@ -77,19 +83,17 @@ class Aligner:
         }
 
 
-def find_landmarks(rgb: NDArray[np.uint8], face: Detection) -> NDArray[np.float32] | None:
-    """(68, 2) landmarks of one face in pixels of the photo, or None: a landmark network goes here."""
-    return None
-
-
 def _landmarks(
-    rgb: NDArray[np.uint8], face: Detection, matrix: warp.Matrix, label_682: NDArray[np.float32] | None
+    face: Detection, matrix: warp.Matrix, label_682: NDArray[np.floating] | None, found_682: NDArray[np.floating] | None
 ) -> list[float] | None:
-    """68 points in pixels of the crop: the source's label, or else a network's answer; None without either."""
-    points = label_682
+    """68 points in pixels of the crop: the source's label if it has one; without any labels, the network's answer.
+
+    Where others are labelled, a face without a label is one the teacher was not sure of: nothing is made up for it.
+    """
+    points = found_682 if label_682 is None else label_682
     if points is None or not _inside(points, face.box):  # NaN, or the label of another face in the photo
-        points = find_landmarks(rgb, face)
-    return None if points is None else _project(points, matrix).ravel().tolist()
+        return None
+    return _project(points, matrix).ravel().tolist()
 
 
 def _labelled(faces: list[Detection]) -> Detection:

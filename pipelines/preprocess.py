@@ -93,10 +93,11 @@ def preprocess(
     started = time.monotonic()
     source = read_source(storage_of(src, endpoint_url))
     plan = plan_shards(source, shards)
-    settings = {"shards": len(plan), **AlignConfig().model_dump(), "detector": SHA256[:12], **_software()}
+    align = AlignConfig()
+    settings = {"shards": len(plan), **align.model_dump(), **_networks(align), **_software()}
     job = Job(
         hashlib.sha256(json.dumps([store.FORMAT, face_px, source.fingerprint, settings]).encode()).hexdigest(),
-        source.place, storage_of(dst, endpoint_url), source.layout, face_px, AlignConfig(),
+        source.place, storage_of(dst, endpoint_url), source.layout, face_px, align,
     )  # fmt: skip
     _check_target(job.target)
     finished = {one.file: one for one in _finished(job, plan)}
@@ -258,6 +259,14 @@ def _cause(error: BaseException) -> AnonymousNetError:
     else:
         said = str(error).strip().splitlines()[-1]
     return ClusterError(f"Ray gave up: {said}; finished shards are kept, run the same command again")
+
+
+def _networks(align: AlignConfig) -> dict[str, str]:
+    """Hashes of what finds and places the faces."""
+    from anonymousnet import weights  # torch, which readers and writers need not wait for
+
+    found = {"detector": SHA256[:12]}
+    return found if align.landmarks is None else {**found, "landmarks": weights.read(align.landmarks).sha256[:12]}
 
 
 def _software() -> dict[str, str]:

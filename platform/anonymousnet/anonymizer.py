@@ -23,8 +23,9 @@ from torch import Tensor
 
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
+from anonymousnet.align.landmarks import Landmarker
 from anonymousnet.align.region import masks, pixelated
-from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste, similarity
+from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste
 from anonymousnet.config import STRENGTHS, Config
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
 from anonymousnet.data.images import Photo, load_photo
@@ -92,7 +93,7 @@ class Anonymizer:
                  mechanism: Mechanism, face_px: int) -> None:  # fmt: skip
         self.config, self.stages, self.runner = config, tuple(stages), runner
         self.weights, self.mechanism, self.face_px = used, mechanism, face_px
-        self.detector = Detector(config.align)
+        self.detector, self.landmarker = Detector(config.align), Landmarker(config.align, runner)
         self._judge: Embedder | None = None
         self._key = key
 
@@ -120,6 +121,8 @@ class Anonymizer:
             universal = weights.read(config.perturb.weights)
             used["universal"] = universal.sha256
             stages.append(Perturb(weights.tensor(universal, "v"), config.perturb.epsilon))
+        if config.align.landmarks is not None:
+            used["landmarks"] = weights.read(config.align.landmarks).sha256
         secret = key if key is not None else load_key(config.release.key_file.expanduser())
         return cls(config, secret, stages, runner, used, mechanism, face_px)
 
@@ -143,8 +146,8 @@ class Anonymizer:
                 "no face was found, so nothing could be protected; lower align.detector_threshold to look harder"
             )
         # Left to right: an order that depends on the alignment alone, as the guarantee needs.
-        points = sorted((d.points_52 for d in found), key=lambda p: (float(p[:, 0].mean()), float(p[:, 1].mean())))
-        return self.hide(image, similarity(np.stack(points), self.face_px), subject)
+        found.sort(key=lambda face: (float(face.points_52[:, 0].mean()), float(face.points_52[:, 1].mean())))
+        return self.hide(image, self.landmarker.align(image.rgb, found, self.face_px)[0], subject)
 
     def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
         """Crop faces and contexts of a photo whose alignment is known, and derive the keys of its randomness."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from anonymousnet.nets.embedder import Embedder
 from anonymousnet.training.attributes import logits_of
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import embed, verification_scores
+from anonymousnet.training.landmark_scores import score_landmarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,23 @@ class Scores:
     rows: list[dict[str, float | str]]
 
 
-def score_weights(name: str, data: Path, partition: Partition, config: Config) -> Scores:
-    """Score a classifier or an embedder on the faces of one partition.
+def score_weights(name: str, data: Path, partition: Partition | Literal["wild"], config: Config) -> Scores:
+    """Score a classifier, an embedder or a landmark network on the faces of one partition.
+
+    `wild`: CelebA's photos as taken, for landmark networks.
 
     The majority baseline is the training partition's majority, which is what a constant answer could know.
     Raises ConfigError for weights of another kind, DataError for an empty partition.
     """
     read = weights.read(name)
     runner = Runner(config.device, config.precision, 64)
+    if read.network == "dan":
+        faces, (means, rows) = score_landmarks(
+            name, data, "test" if partition == "wild" else partition, partition == "wild", config
+        )
+        return Scores(name, faces, means, rows)
+    if partition == "wild":
+        raise ConfigError("--partition wild: its photos have no lists; only landmark networks can be scored on them")
     celeba = CelebA.open(data)
     part = celeba.part(partition)
     if not len(part):
@@ -50,7 +61,9 @@ def score_weights(name: str, data: Path, partition: Partition, config: Config) -
     elif read.network == "embedder":
         net = runner.place(weights.build(read, Embedder))
     else:
-        raise ConfigError(f"weights {name} are a {read.network}; classifiers and embedders can be scored")
+        raise ConfigError(
+            f"weights {name} are a {read.network}; classifiers, embedders and landmark networks can be scored"
+        )
     table = FaceTable(part.faces(int(read.config["px"])), part.attributes, part.identities)
     with torch.inference_mode(), autocast(runner.device, runner.dtype):
         if isinstance(net, Embedder):

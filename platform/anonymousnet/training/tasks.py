@@ -26,6 +26,8 @@ TASKS: dict[str, type[Task]] = {
     task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, TranslatorTask)
 }
 
+LABELS = "landmarks_68.npz"
+"""The teacher's file, beside the images."""
 UNSURE = 0.05
 """Faces on which the teacher's answers lie further apart, as a share of the eyes' distance, are not learned from."""
 
@@ -77,7 +79,7 @@ def training_tables(
 
 def _landmarks(folder: Path, part: CelebA, px: int) -> tuple[CelebA, NDArray[np.float32] | None]:
     """The teacher's 68 points in pixels of the crop, and the images that have them; all images and None without."""
-    path = folder / "landmarks_68.npz"
+    path = folder / LABELS
     if not path.exists():
         return part, None
     with np.load(path) as labels:  # allow_pickle is off by default, and stays so
