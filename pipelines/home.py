@@ -68,7 +68,7 @@ class Home:
                 there = remote.get_file_info(target)
                 if ".ckpt/" not in target or there.type != pafs.FileType.File:
                     pafs.copy_files(str(file), target, destination_filesystem=remote)
-            for info in remote.get_file_info(pafs.FileSelector(path, recursive=True)):
+            for info in remote.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True)):
                 gone = not (self.local / info.path[len(path) + 1 :]).exists()
                 if info.type == pafs.FileType.File and ".ckpt/" in info.path and gone:
                     remote.delete_file(info.path)
