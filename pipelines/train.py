@@ -47,7 +47,8 @@ def train(
         job = Job(kind, config, source, held_out, home, progress)
         state = _watched(_trainer(job, scale), progress, scale, told)
     steps = settings.steps or 1
-    return Result(steps, state.get("losses", {}), state["scores"], home.local / "weights", time.monotonic() - started)
+    weights = home.open() / "weights"  # of a run in S3, the workers' folders are elsewhere: here is a copy
+    return Result(steps, state.get("losses", {}), state["scores"], weights, time.monotonic() - started)
 
 
 def _check(kind: type[Task], scale: ScaleConfig, batch: int) -> None:
