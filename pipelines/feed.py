@@ -8,6 +8,7 @@ what costs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,12 @@ class Slice:
         return (step >= self.first) & (step < self.steps) & (place % self.workers == self.rank)
 
 
-def feed(source: Source, part: Slice, device: torch.device) -> Iterator[Batch]:
-    """A batch of `part.batch / part.workers` faces per step, from `part.first` on."""
+def feed(source: Source, part: Slice, device: torch.device, failures: Any = None) -> Iterator[Batch]:
+    """A batch of `part.batch / part.workers` faces per step, from `part.first` on.
+
+    `failures`: handle of an actor with `fail(error)` and `ask()`, which hears of a shard that does not read. Raises
+    what reading raised: DataError, StorageError.
+    """
     import ray
 
     n = source.contents.faces
@@ -54,15 +59,17 @@ def feed(source: Source, part: Slice, device: torch.device) -> Iterator[Batch]:
     context.execution_options.preserve_order = True
     # One epoch is read at a time: the next one's shards would only wait in memory.
     rows = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs)).map_batches(
-        _read, batch_size=1, compute=ray.data.TaskPoolStrategy(size=1), fn_kwargs={"source": source, "part": part}
-    )
+        _read, batch_size=1, compute=ray.data.TaskPoolStrategy(size=1),
+        fn_kwargs={"source": source, "part": part, "failures": failures},
+    )  # fmt: skip
     faces = rows.map_batches(
-        _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True, fn_kwargs={"source": source}
-    )
+        _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
+        fn_kwargs={"source": source, "failures": failures},
+    )  # fmt: skip
     batches = faces.iter_torch_batches(
         batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True, collate_fn=_collate(source)
     )
-    for found in _plainly(batches):
+    for found in _plainly(batches, failures):
         images = found["faces"].to(device).float().div_(127.5).sub_(1)
         points = found["landmarks"].to(device) if source.landmarks else None
         yield Batch(
@@ -71,15 +78,30 @@ def feed(source: Source, part: Slice, device: torch.device) -> Iterator[Batch]:
         )  # fmt: skip
 
 
-def _plainly(batches: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches; an error of ours, raised in another process, as it was raised there."""
+def _plainly(batches: Iterable[dict[str, torch.Tensor]], failures: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches; an error of ours as it was raised in another process, out of what Ray Data makes of it."""
+    import ray
+
     try:
         yield from batches
-    except Exception as error:  # Ray Data wraps it, and wraps it again
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, AnonymousNetError):
-            cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
-        raise (cause or error) from error
+    except Exception:
+        error = None if failures is None else ray.get(failures.ask.remote())[1]
+        if error is None:
+            raise
+        raise error from None
+
+
+@contextmanager
+def _told(failures: Any) -> Iterator[None]:
+    """Tell of an error of ours before Ray Data wraps it in words of its own."""
+    import ray
+
+    try:
+        yield
+    except AnonymousNetError as error:
+        if failures is not None:
+            ray.get(failures.fail.remote(error))
+        raise
 
 
 def _collate(source: Source) -> Any:
@@ -99,7 +121,7 @@ def _collate(source: Source) -> Any:
     return Collate()
 
 
-def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice) -> Iterator[pa.Table]:
+def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice, failures: Any) -> Iterator[pa.Table]:
     """One epoch's rows of this worker, encoded, a few at a time."""
     (epoch,) = item["epoch"]
     start = int(epoch) * source.contents.faces
@@ -107,12 +129,14 @@ def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice) -> It
         own = window[part.own(np.arange(start, start + len(window)))]
         start += len(window)
         if len(own):
-            encoded = source.read(own)
+            with _told(failures):
+                encoded = source.read(own)
             yield from (encoded.slice(i, CHUNK) for i in range(0, len(encoded), CHUNK))
 
 
-def _decode(encoded: pa.Table, source: Source) -> pa.Table:
-    table = source.decode(encoded)
+def _decode(encoded: pa.Table, source: Source, failures: Any) -> pa.Table:
+    with _told(failures):
+        table = source.decode(encoded)
     columns = {
         "faces": table.faces_N3HW, "attributes": table.attributes_N40.view(np.uint8), "identities": table.identities_N,
     }  # fmt: skip

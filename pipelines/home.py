@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import pyarrow.fs as pafs
-
-from anonymousnet.errors import StorageError
-from anonymousnet.pipelines.storage import filesystem_of
+from anonymousnet.data.store import write_atomic
+from anonymousnet.pipelines.storage import Bucket, storage_of
 
 FINAL = "run.json"
 """A checkpoint without this file is not whole: it is written last and read first."""
@@ -35,42 +33,38 @@ class Home:
     def open(self) -> Path:
         """The folder, with what is in S3 already. Raises StorageError."""
         self.local.mkdir(parents=True, exist_ok=True)
-        if "://" in self.uri:
-            remote, path = filesystem_of(self.uri, self.endpoint_url)
-            try:
-                for file in self._listed(remote, path):
-                    target = self.local / file.path[len(path) + 1 :]
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    pafs.copy_files(file.path, str(target), source_filesystem=remote)
-            except OSError as error:
-                raise StorageError(f"cannot read {self.uri}: {error}; check the address and the credentials") from error
+        if remote := self._remote():
+            for name in _whole(remote.everything()):
+                if not (_in_checkpoint(name) and (self.local / name).exists()):
+                    write_atomic(self.local / name, remote.read(name))
         return self.local
-
-    def _listed(self, remote: pafs.FileSystem, path: str) -> list[pafs.FileInfo]:
-        """The files in S3, without those of checkpoints that are not whole."""
-        files = [
-            info
-            for info in remote.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
-            if info.type == pafs.FileType.File
-        ]
-        whole = {info.path.rsplit("/", 1)[0] for info in files if info.base_name == FINAL}
-        return [f for f in files if ".ckpt/" not in f.path or f.path.rsplit("/", 1)[0] in whole]
 
     def push(self) -> None:
         """Bring S3 up to date: what is new goes up, checkpoints that are gone here go. Raises StorageError."""
-        if "://" not in self.uri:
+        remote = self._remote()
+        if remote is None:
             return
-        remote, path = filesystem_of(self.uri, self.endpoint_url)
-        files = sorted((p for p in self.local.rglob("*") if p.is_file()), key=lambda p: p.name == FINAL)
-        try:
-            for file in files:
-                target = f"{path}/{file.relative_to(self.local).as_posix()}"
-                there = remote.get_file_info(target)
-                if ".ckpt/" not in target or there.type != pafs.FileType.File:
-                    pafs.copy_files(str(file), target, destination_filesystem=remote)
-            for info in remote.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True)):
-                gone = not (self.local / info.path[len(path) + 1 :]).exists()
-                if info.type == pafs.FileType.File and ".ckpt/" in info.path and gone:
-                    remote.delete_file(info.path)
-        except OSError as error:
-            raise StorageError(f"cannot write {self.uri}: {error}; check the credentials and try again") from error
+        here = {p.relative_to(self.local).as_posix(): p for p in self.local.rglob("*") if p.is_file()}
+        there = set(remote.everything())
+        for name in sorted(here, key=lambda name: name.endswith(f"/{FINAL}")):
+            if not (_in_checkpoint(name) and name in there):
+                remote.put(name, here[name].read_bytes())
+        for name in there - here.keys():
+            if _in_checkpoint(name):
+                remote.delete(name)
+
+    def _remote(self) -> Bucket | None:
+        place = storage_of(self.uri, self.endpoint_url)
+        return place if isinstance(place, Bucket) else None
+
+
+def _in_checkpoint(name: str) -> bool:
+    """Files of checkpoints never change once they are written; all others do."""
+    return ".ckpt/" in name
+
+
+def _whole(names: list[str]) -> list[str]:
+    """Those names that are not of a checkpoint still being written, or half deleted; none that leads outside."""
+    names = [name for name in names if ".." not in PurePosixPath(name).parts and not name.startswith("/")]
+    whole = {name.rsplit("/", 1)[0] for name in names if name.endswith(f"/{FINAL}")}
+    return [name for name in names if not _in_checkpoint(name) or name.rsplit("/", 1)[0] in whole]

@@ -95,6 +95,15 @@ class Bucket:
         with _explained(self, "write"):
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
 
+    def everything(self) -> list[str]:
+        """Names of all objects. Raises StorageError."""
+        return [name for name, _ in self._list("")]
+
+    def delete(self, name: str) -> None:
+        """Delete one object; no error if there is none. Raises StorageError."""
+        with _explained(self, "delete"):
+            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
     def _list(self, below: str) -> Iterator[tuple[str, int]]:
         """(name relative to `below`, bytes) of every object under it."""
         start = self.prefix + below

@@ -126,7 +126,8 @@ class _Worker:
 
     def _steps(self, first: int, steps: int, record: Record | None, run: Mapping[str, Any]) -> None:
         batch, seed, pending = self.settings.batch or 2, self.job.config.seed, dict[int, Any]()
-        stream = feed(self.job.data, Slice(seed, batch, first, steps, self.rank, self.workers), self.where[0])
+        part = Slice(seed, batch, first, steps, self.rank, self.workers)
+        stream = feed(self.job.data, part, self.where[0], self.job.progress)
         with draw.share(self.rank, self.workers):
             for step, faces in enumerate(stream, first):
                 parts = take_step(self.task, self.engines, faces, step, seed, self.where)

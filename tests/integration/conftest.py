@@ -41,9 +41,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         {"name": "reader", "actions": ["Read", "List"], "credentials": [
             {"accessKey": READER["AWS_ACCESS_KEY_ID"], "secretKey": READER["AWS_SECRET_ACCESS_KEY"]}]},
     ]}))  # fmt: skip
+    # Every bucket takes seven volumes at its first write: with 20 in all, the third one is refused ("internal error").
     command = [
         str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20", "-master.volumeSizeLimitMB=64", "-filer",
+        f"-master.port={master}", f"-volume.port={volume}", "-volume.max=200", "-master.volumeSizeLimitMB=64", "-filer",
         f"-filer.port={filer}", "-s3", f"-s3.port={port}", f"-s3.config={folder}/s3.json",
     ]  # fmt: skip
     endpoint = f"http://127.0.0.1:{port}"

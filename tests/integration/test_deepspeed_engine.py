@@ -22,12 +22,15 @@ from anonymousnet.training.engine import Engine, TorchEngine
 from anonymousnet.training.loop import take_step
 from anonymousnet.training.tasks import TASKS
 
-STEPS, BATCH, PX = 20, 16, 32
+STEPS, BATCH = 20, 16
+PX = {"attributes": 32, "embedder": 32, "generator": 128}
+"""The generator normalises each face's features over a 16th of the side squared. Over the 2 x 2 of 32 px, a rounding
+error there is 40 times as large in the parameters (2.3e-4) as over the 8 x 8 that it is made for (5.6e-6)."""
 WHERE = (torch.device("cpu"), torch.float32)
 
 
-def faces() -> FaceTable:
-    images, attributes, people, _ = synthetic_dataset(48, PX, 12, 0)
+def faces(px: int) -> FaceTable:
+    images, attributes, people, _ = synthetic_dataset(48, px, 12, 0)
     return FaceTable(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), attributes, people).numbered()
 
 
@@ -41,7 +44,7 @@ def optimizer(net: nn.Module, kind: str) -> torch.optim.Optimizer:
 
 
 def take(name: str, engines: Mapping[str, Engine], task: Any, rank: int, workers: int, steps: range) -> None:
-    table = faces()
+    table = faces(PX[name])
     task.lr = lambda step: next(iter(task.rates))
     for step in steps:
         rows = rows_of_step(0, step, BATCH, len(table))[rank::workers]
@@ -51,9 +54,9 @@ def take(name: str, engines: Mapping[str, Engine], task: Any, rank: int, workers
 
 def build(name: str, kind: str) -> tuple[Any, dict[str, nn.Module]]:
     torch.manual_seed(0)
-    task = TASKS[name](
-        TrainConfig(steps=STEPS, batch=BATCH, px=PX, width=8).over(TASKS[name].defaults), faces().contents
-    )
+    px = PX[name]
+    settings = TrainConfig(steps=STEPS, batch=BATCH, px=px, width=8).over(TASKS[name].defaults)
+    task = TASKS[name](settings, faces(px).contents)
     task.rates = [0.001 if kind == "sgd" else 1e-4]  # type: ignore[attr-defined]
     return task, task.networks()
 
@@ -89,9 +92,12 @@ def worker(rank: int, port: int, name: str, kind: str, stages: list[int], out: s
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("name", "kind", "stages"), [("attributes", "sgd", [2]), ("embedder", "adam", [1, 3])])
+@pytest.mark.parametrize(
+    ("name", "kind", "stages", "apart"),
+    [("attributes", "sgd", [2], 1e-4), ("embedder", "adam", [1, 3], 1e-4), ("generator", "sgd", [1], 1e-5)],
+)
 def test_two_processes_end_with_the_plain_engine_s_parameters(
-    tmp_path: Path, name: str, kind: str, stages: list[int]
+    tmp_path: Path, name: str, kind: str, stages: list[int], apart: float
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,6 +115,6 @@ def test_two_processes_end_with_the_plain_engine_s_parameters(
                 continue
             # Adam divides by the root of what it saw: a small epsilon turns rounding errors into steps.
             torch.testing.assert_close(
-                states[key][slot].float(), value.float(), rtol=1e-2, atol=1e-4,
+                states[key][slot].float(), value.float(), rtol=0, atol=apart,
                 msg=lambda text, slot=slot: f"{slot}: {text}",
             )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -227,8 +228,26 @@ def test_lists_that_are_missing_are_named(small_celeba: Path, tmp_path: Path) ->
 
 def test_a_place_that_refuses_is_told_in_one_line(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match=r"cannot read s3://runs/a: .*credentials"):
+    with pytest.raises(StorageError, match=r"cannot list s3://runs/a/: .*credentials"):
         Home("s3://runs/a", s3.endpoint).open()
+
+
+def test_a_run_in_s3_goes_on_from_another_machine(s3: S3Server) -> None:
+    s3.client.create_bucket(Bucket="trained")
+    here = Home("s3://trained/run", s3.endpoint)
+    (here.open() / "losses.jsonl").write_text("1\n")
+    for step in (10, 20):  # the checkpoint of step 10 goes when that of step 20 stands
+        shutil.rmtree(here.local / "step-10.ckpt", ignore_errors=True)
+        (here.local / f"step-{step}.ckpt").mkdir()
+        (here.local / f"step-{step}.ckpt" / "net.safetensors").write_bytes(bytes(9))
+        (here.local / f"step-{step}.ckpt" / "run.json").write_text("{}")
+        here.push()
+    (here.local / "step-30.ckpt").mkdir()
+    (here.local / "step-30.ckpt" / "net.safetensors").write_bytes(bytes(9))
+    here.push()  # killed before the checkpoint was whole
+    there = Home("s3://trained/run", s3.endpoint).open()
+    found = sorted(p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file())
+    assert found == ["losses.jsonl", "step-20.ckpt/net.safetensors", "step-20.ckpt/run.json"]
 
 
 def test_a_folder_is_just_a_folder(tmp_path: Path) -> None:

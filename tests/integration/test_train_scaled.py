@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from anonymousnet.config import Config
 from anonymousnet.data.shards import make_card, shard_parquet, summarize
 from anonymousnet.data.synthetic import synthetic_dataset
-from anonymousnet.errors import CheckpointError, ClusterError, ConfigError
+from anonymousnet.errors import CheckpointError, ClusterError, ConfigError, DataError
 from anonymousnet.pipelines.feed import Slice, feed
 from anonymousnet.pipelines.session import ray_session
 from anonymousnet.pipelines.train import train, wait_for_machines
@@ -144,9 +145,21 @@ def test_mistakes_are_told_in_one_line(shards: Path, tmp_path: Path) -> None:
         train(TASKS["attributes"], settings(2, 3), str(shards), str(tmp_path))
     with pytest.raises(ClusterError, match="expected 5 machines"):
         wait_for_machines(settings(2, 2, nodes=5, deadline_s=0.1).scale)
+    with pytest.raises(DataError, match=r"part-00001\.parquet is damaged"):
+        train(TASKS["attributes"], settings(2, 1), str(damaged(shards, tmp_path / "bad")), str(tmp_path / "a"))
     train_plainly(TASKS["attributes"], settings(2, 1), *training_tables(shards, PX, 0), tmp_path / "other", quiet=True)
     with pytest.raises(CheckpointError, match="was made with steps=2, this run has steps=4"):
         train(TASKS["attributes"], settings(4, 1), str(shards), str(tmp_path / "other"))
+
+
+def damaged(shards: Path, to: Path) -> Path:
+    """A copy whose second shard has zeros in the midst of its images."""
+    shutil.copytree(shards, to)
+    path = to / "train" / "part-00001.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 - 2000 : len(data) // 2 + 2000] = bytes(4000)
+    path.write_bytes(bytes(data))
+    return to
 
 
 def test_landmarks_are_learned_from_labelled_faces_alone(shards: Path) -> None:
