@@ -32,7 +32,7 @@ from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy import recognisers as judges
 from anonymousnet.privacy import sweep
 from anonymousnet.privacy.attackers import Attack, known_people, naive
-from anonymousnet.privacy.examine import Clean, Examined, detect, embed, examine, tools
+from anonymousnet.privacy.examine import Clean, Examined, detect, embed, examine, read_features, tools
 from anonymousnet.privacy.finetune import Effort
 from anonymousnet.privacy.matching import check_people, thresholds
 from anonymousnet.privacy.methods import METHODS, translation
@@ -147,12 +147,13 @@ def _attacked(
     released = _embedded(run, work, pairs.released_N3HW, progress)
     groups = pairs.subgroups()
     everyone = [naive(name, clean[name], released[name], pairs.identities_N, groups) for name in clean]
-    (points,) = run([(detect, (work.config, work.names, pairs.sources_N3HW))], progress)
+    here = (work.config, work.names, pairs.sources_N3HW)
+    points, features = run([(detect, here), (read_features, here)], progress)
+    originals = Clean(clean, points, features)
     jobs: list[Job] = []
     for name, hidden in {THIS: pairs, **others}.items():
-        own = name == THIS
-        here = (name, hidden, known, Clean(clean, points), released if own else None, work.effort, own)
-        jobs.append((examine, (work.config, work.names, *here)))
+        seen = released if name == THIS else None
+        jobs.append((examine, (work.config, work.names, name, hidden, known, originals, seen, work.effort)))
     for knob, value, chosen in sweep.settings(base):
         jobs.append((sweep.measure, (base, work.names, knob, value, chosen, pairs, clean, limits)))
     results = run(jobs, progress)

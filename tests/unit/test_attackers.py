@@ -17,11 +17,21 @@ from anonymousnet.metrics.identity import Rate
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.privacy import attackers, recognisers
-from anonymousnet.privacy.attackers import Inference, infer, known_people, naive, parrot, reversal
+from anonymousnet.privacy.attackers import (
+    Inference,
+    Scored,
+    infer,
+    known_people,
+    naive,
+    parrot,
+    reversal,
+    some_of_each,
+)  # fmt: skip
 from anonymousnet.privacy.finetune import Effort
 from anonymousnet.privacy.matching import ALL, Matching, clustered, match, thresholds
 from anonymousnet.privacy.methods import METHODS
 from anonymousnet.privacy.pairs import Pairs
+from anonymousnet.privacy.recognisers import Ours
 from anonymousnet.privacy.verdict import Policy, judge
 
 PEOPLE, EACH, PX = 50, 4, 32
@@ -142,6 +152,31 @@ def test_subgroups_split_the_probes() -> None:
     assert "Pale Skin: yes" not in probes  # nobody here
 
 
+def split(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """(known, unknown)."""
+    known = known_people(pairs.identities_N)
+    return pairs.take(np.flatnonzero(known)), pairs.take(np.flatnonzero(~known))
+
+
+def scored(others: Pairs, clean: dict[str, np.ndarray]) -> Scored:
+    return Scored(others, np.arange(len(others)), clean, split=False)
+
+
+def test_some_probes_of_each_person_against_the_whole_gallery() -> None:
+    pairs, eye = people(), Projection()
+    rows = some_of_each(pairs.identities_N, 2)
+    assert np.array_equal(np.unique(pairs.identities_N[rows], return_counts=True)[1], np.full(PEOPLE, 2))
+    clean = eye.embed(pairs.sources_N3HW)
+    some = Scored(pairs, rows, {eye.name: clean}, split=True)
+    found = some.attack("naive", eye.name, eye.embed(some.released_P3HW)).matchings
+    whole = match(clean, clean, pairs.identities_N, thresholds(clean, pairs.identities_N))
+    by = {m.pair: m for m in found if m.subgroup == ALL}
+    assert by["own"].probes == len(rows) == 2 * PEOPLE
+    assert by["other"].people == PEOPLE
+    assert by["other"].rank["1"].value == pytest.approx(whole[1].rank["1"].value, abs=0.05)
+    assert {m.subgroup for m in found} > {ALL, "Male: yes"}
+
+
 def test_known_people_are_half_and_whole_people() -> None:
     ids = people().identities_N
     known = known_people(ids)
@@ -155,7 +190,8 @@ def test_parrot_scores_people_it_never_saw() -> None:
     net = Embedder(EmbedderConfig(px=PX, width=8, dimensions=32))
     pairs = hidden("pixelate")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    found = parrot(pairs, known_people(pairs.identities_N), net, RUNNER, QUICK)
+    known, others = split(pairs)
+    found = parrot(known, Ours(net, RUNNER).embed(known.sources_N3HW), scored(others, {}), net, RUNNER, QUICK)
     assert found.attacker == "parrot"
     assert found.matchings[0].people == PEOPLE // 2
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "the embedder itself is left alone"
@@ -164,10 +200,10 @@ def test_parrot_scores_people_it_never_saw() -> None:
 def test_reversal_learns_to_undo_what_can_be_undone() -> None:
     pairs, eye = people(), Projection()
     negative = pairs.under(255 - pairs.sources_N3HW, None)  # hides from the eye, hides nothing
-    known = known_people(pairs.identities_N)
-    clean = {eye.name: eye.embed(pairs.sources_N3HW)}
+    known, others = split(negative)
+    clean = {eye.name: eye.embed(others.sources_N3HW)}
     at_first = attack(negative)["own"].rank["1"].value
-    (found,) = reversal(negative, known, clean, [eye], RUNNER, Effort(steps=240, batch=16))
+    (found,) = reversal(known, scored(others, clean), [eye], RUNNER, Effort(steps=240, batch=16))
     assert at_first < 0.1
     assert found.matchings[0].rank["1"].value > 0.5
 
@@ -177,12 +213,11 @@ def test_inference_finds_what_the_picture_says(monkeypatch: pytest.MonkeyPatch) 
     torch.manual_seed(0)
     pairs = people()
     pairs.released_N3HW[pairs.truth_N40[:, INDEX["Male"]]] //= 3
-    known = known_people(pairs.identities_N)
     net = Classifier(ClassifierConfig(px=PX, width=8))
     with torch.no_grad():  # untrained, and without batch statistics, its features would all but vanish
         for weight in net.trunk.parameters():
             weight.mul_(4 if weight.ndim == 4 else 1)
-    found = infer(pairs, known, net, RUNNER, Effort(steps=80, batch=16))
+    found = infer(*split(pairs), net, RUNNER, Effort(steps=80, batch=16))
     assert isinstance(found, Inference)
     assert found.most[0][0] == "Male"
     assert found.most[0][1] > found.most[0][2]

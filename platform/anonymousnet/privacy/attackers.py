@@ -81,28 +81,62 @@ def known_people(identities_N: NDArray[np.int64]) -> Mask:
     return np.isin(identities_N, chosen)
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Whom attackers are scored on: the people they did not learn from."""
+
+    pairs: Pairs
+    """All N faces of these people: their originals are the gallery."""
+    probes_P: NDArray[np.int64]
+    """Rows of `pairs` whose released faces are looked up in it."""
+    vectors: Mapping[str, Vectors]
+    """Recogniser -> vectors of the N originals."""
+    split: bool
+    """Whether subgroups are scored too."""
+
+    @property
+    def released_P3HW(self) -> NDArray[np.uint8]:
+        """The probes."""
+        return self.pairs.released_N3HW[self.probes_P]
+
+    def attack(self, attacker: str, recogniser: str, vectors_PD: Vectors, clean_ND: Vectors | None = None) -> Attack:
+        """How often the probes' vectors find their people among `clean_ND` (default: the recogniser's own)."""
+        clean = self.vectors[recogniser] if clean_ND is None else clean_ND
+        groups = self.pairs.subgroups() if self.split else None
+        return naive(recogniser, clean, vectors_PD, self.pairs.identities_N, groups, attacker, self.probes_P)
+
+
+def some_of_each(identities_N: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Rows of at most `most` faces of each person, in order."""
+    order = np.argsort(identities_N, kind="stable")
+    _, first, counts = np.unique(identities_N[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(first, counts)
+    return np.sort(order[place < most])
+
+
 def naive(
-    name: str, clean_ND: Vectors, released_ND: Vectors, identities_N: NDArray[np.int64],
-    subgroups: Mapping[str, Mask] | None = None, attacker: str = "naive",
+    name: str, clean_ND: Vectors, released_PD: Vectors, identities_N: NDArray[np.int64],
+    subgroups: Mapping[str, Mask] | None = None, attacker: str = "naive", probes_P: NDArray[np.int64] | None = None,
 ) -> Attack:  # fmt: skip
-    """Clean gallery, released probes, under the recogniser called `name`."""
+    """Clean gallery, released probes (rows `probes_P` of it; default: all), under the recogniser called `name`."""
     limits = thresholds(clean_ND, identities_N)
-    matchings = match(clean_ND, released_ND, identities_N, limits, subgroups)
+    matchings = match(clean_ND, released_PD, identities_N, limits, subgroups, probes_P)
     return Attack(attacker, name, limits.impostors, matchings)
 
 
 def parrot(
-    pairs: Pairs, known_N: Mask, embedder: Embedder, runner: Runner, effort: Effort, split: bool = False
+    known: Pairs, start_KD: Vectors, scored: Scored, embedder: Embedder, runner: Runner, effort: Effort
 ) -> Attack:
-    """Our embedder, fine-tuned on released and clean faces of known people with one class per person."""
+    """Our embedder, fine-tuned on released and clean faces of known people with one class per person.
+
+    `start_KD`: the embedder's vectors of the known originals; a class starts from their mean.
+    """
     net = copy.deepcopy(embedder).eval()  # batch statistics stay: a few hundred steps would only spoil them
     unfreeze_late(net, net.trunk)
     ours = Ours(net, runner)
-    rows = np.flatnonzero(known_N)
-    faces = resized(np.concatenate([pairs.released_N3HW[rows], pairs.sources_N3HW[rows]]), net.config.px)
-    people, classes = np.unique(np.tile(pairs.identities_N[rows], 2), return_inverse=True)
-    start = ours.embed(faces)
-    means = np.stack([start[classes == i].mean(0) for i in range(len(people))])
+    faces = resized(np.concatenate([known.released_N3HW, known.sources_N3HW]), net.config.px)
+    people, classes = np.unique(np.tile(known.identities_N, 2), return_inverse=True)
+    means = np.stack([start_KD[classes[: len(known)] == i].mean(0) for i in range(len(people))])
     centres = nn.Parameter(torch.from_numpy(means).to(runner.device))
     labels = torch.from_numpy(classes.astype(np.int64)).to(runner.device)
 
@@ -112,25 +146,18 @@ def parrot(
         return loss
 
     fit([*net.parameters(), centres], loss_of, len(faces), PARROT_LR, effort, runner)
-    others = pairs.take(np.flatnonzero(~known_N))
-    clean, released = ours.embed(others.sources_N3HW), ours.embed(others.released_N3HW)
-    groups = others.subgroups() if split else None
-    return naive("ours", clean, released, others.identities_N, groups, attacker="parrot")
+    clean = ours.embed(scored.pairs.sources_N3HW)
+    return scored.attack("parrot", ours.name, ours.embed(scored.released_P3HW), clean)
 
 
 def reversal(
-    pairs: Pairs, known_N: Mask, clean: Mapping[str, Vectors], recognisers: Sequence[Recogniser], runner: Runner,
-    effort: Effort, split: bool = False,
-) -> list[Attack]:  # fmt: skip
-    """A U-Net trained to undo the release on known people, then every recogniser on what it makes of the others.
-
-    `clean`: recogniser -> vectors of all N sources. `split`: score subgroups too.
-    """
+    known: Pairs, scored: Scored, recognisers: Sequence[Recogniser], runner: Runner, effort: Effort
+) -> list[Attack]:
+    """A U-Net trained to undo the release on known people, then every recogniser on what it makes of the others."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = to_device(Undo(), runner.device)
-    known, others = np.flatnonzero(known_N), np.flatnonzero(~known_N)
-    sources, released = pairs.sources_N3HW[known], pairs.released_N3HW[known]
+    sources, released = known.sources_N3HW, known.released_N3HW
 
     def loss_of(chosen: NDArray[np.int64]) -> Tensor:
         both = torch.cat([_placed(released[chosen], runner), _placed(sources[chosen], runner)], 1)
@@ -142,23 +169,17 @@ def reversal(
     own = Effort(2 * effort.steps, max(2, effort.batch // 2))
     fit(net.parameters(), loss_of, len(known), REVERSAL_LR, own, runner)
     placed = runner.place(net)
-    undone = runner(placed, unit_range(pairs.released_N3HW[others]))
+    undone = runner(placed, unit_range(scored.released_P3HW))
     faces = np.asarray(((undone + 1) * 127.5).round().clamp(0, 255).byte().numpy())
-    scored = pairs.take(others)
-    groups = scored.subgroups() if split else None
-    return [
-        naive(r.name, clean[r.name][others], r.embed(faces), scored.identities_N, groups, attacker="reversal")
-        for r in recognisers
-    ]
+    return [scored.attack("reversal", r.name, r.embed(faces)) for r in recognisers]
 
 
-def infer(pairs: Pairs, known_N: Mask, classifier: Classifier, runner: Runner, effort: Effort) -> Inference:
+def infer(known: Pairs, others: Pairs, classifier: Classifier, runner: Runner, effort: Effort) -> Inference:
     """Stage I's classifier, fine-tuned on released faces of known people to say what is TRUE of them."""
     net = copy.deepcopy(classifier).eval()
     unfreeze_late(net, net.trunk)
-    known, others = np.flatnonzero(known_N), np.flatnonzero(~known_N)
-    faces = resized(pairs.released_N3HW[known], net.config.px)
-    truth = torch.from_numpy(pairs.truth_N40[known]).float().to(runner.device)
+    faces = resized(known.released_N3HW, net.config.px)
+    truth = torch.from_numpy(known.truth_N40).float().to(runner.device)
     to_device(net, runner.device)
 
     def loss_of(chosen: NDArray[np.int64]) -> Tensor:
@@ -167,11 +188,10 @@ def infer(pairs: Pairs, known_N: Mask, classifier: Classifier, runner: Runner, e
         return loss
 
     fit(net.parameters(), loss_of, len(known), INFERENCE_LR, effort, runner)
-    probabilities = true_probabilities(net, runner)(pairs.released_N3HW[others])
-    return _scored(probabilities, pairs.take(others), pairs.truth_N40[known].mean(0) > 0.5)
+    return _read(true_probabilities(net, runner)(others.released_N3HW), others, known.truth_N40.mean(0) > 0.5)
 
 
-def _scored(probabilities: NDArray[np.floating], scored: Pairs, majority_40: Mask) -> Inference:
+def _read(probabilities: NDArray[np.floating], scored: Pairs, majority_40: Mask) -> Inference:
     inside = np.array([INDEX[name] for name in INSIDE_FACE])
     said, truth, ids = scored.said_N40, scored.truth_N40, scored.identities_N
     people = np.repeat(ids, len(inside))

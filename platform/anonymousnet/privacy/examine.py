@@ -21,7 +21,7 @@ from anonymousnet.metrics.identity import Rate
 from anonymousnet.metrics.image import Interval, Points
 from anonymousnet.nets.classifier import Classifier
 from anonymousnet.privacy import recognisers
-from anonymousnet.privacy.attackers import Attack, Inference, infer, naive, parrot, reversal
+from anonymousnet.privacy.attackers import Attack, Inference, Scored, infer, parrot, reversal, some_of_each
 from anonymousnet.privacy.finetune import Effort
 from anonymousnet.privacy.matching import clustered
 from anonymousnet.privacy.pairs import Pairs, true_probabilities
@@ -32,6 +32,8 @@ Mask = NDArray[np.bool_]
 
 DETECTED_FACES = 500
 """At most so many faces are handed to the detector for each method."""
+COMPARED_PHOTOS = 2
+"""Of methods that the release is compared with, so many released photos of each scored person are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ def embed(config: Config, names: tuple[str, ...], faces_N3HW: NDArray[np.uint8])
     return recognisers.embeddings(tools(config, names).recognisers, faces_N3HW)
 
 
+def read_features(config: Config, names: tuple[str, ...], faces_N3HW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Job: own features of some faces."""
+    return features(tools(config, names), faces_N3HW)
+
+
 def sample(faces: int) -> NDArray[np.int64]:
     """Rows that are handed to the detector."""
     return np.linspace(0, faces - 1, min(faces, DETECTED_FACES)).astype(np.int64)
@@ -111,30 +118,36 @@ class Clean:
     """Recogniser -> vectors of all N faces."""
     points: Points
     """The detector's landmarks of the sampled rows."""
+    features_ND: NDArray[np.float64]
+    """Own features of all N faces."""
 
 
 def examine(
     config: Config, names: tuple[str, ...], method: str, pairs: Pairs, known_N: Mask, clean: Clean,
-    released: Mapping[str, Vectors] | None, effort: Effort, split: bool = False,
+    released: Mapping[str, Vectors] | None, effort: Effort,
 ) -> Examined:  # fmt: skip
     """Job: every attacker on one method, scored on the people not `known`, and the method's quality.
 
-    `released`: recogniser -> vectors of all N faces; where it is None they are computed here, for the scored people
-    alone. `split`: rates and quality of every subgroup too.
+    `released`: recogniser -> vectors of all N faces of the release itself: all photos are looked up then, and
+    subgroups are told apart. None for a method it is compared with: COMPARED_PHOTOS of each person.
     """
     kit = tools(config, names)
     others = np.flatnonzero(~known_N)
-    scored = pairs.take(others)
+    known, unknown = pairs.take(np.flatnonzero(known_N)), pairs.take(others)
+    probes = np.arange(len(others)) if released else some_of_each(unknown.identities_N, COMPARED_PHOTOS)
+    vectors = {name: vectors[others] for name, vectors in clean.vectors.items()}
+    scored = Scored(unknown, probes, vectors, split=released is not None)
     attacks = []
     for judge in kit.recognisers:
-        vectors = released[judge.name][others] if released else judge.embed(scored.released_N3HW)
-        attacks.append(naive(judge.name, clean.vectors[judge.name][others], vectors, scored.identities_N))
+        found = released[judge.name][others] if released else judge.embed(scored.released_P3HW)
+        attacks.append(scored.attack("naive", judge.name, found))
     if kit.ours is not None:
-        attacks.append(parrot(pairs, known_N, kit.ours.net, kit.runner, effort, split))
-    attacks += reversal(pairs, known_N, clean.vectors, kit.recognisers, kit.runner, effort, split)
-    inference = infer(pairs, known_N, kit.classifier, kit.runner, effort)
-    seen = Seen.of(kit, pairs, clean.points)
-    groups = pairs.subgroups() if split else {}
+        start = clean.vectors[kit.ours.name][known_N]
+        attacks.append(parrot(known, start, scored, kit.ours.net, kit.runner, effort))
+    attacks += reversal(known, scored, kit.recognisers, kit.runner, effort)
+    inference = infer(known, unknown, kit.classifier, kit.runner, effort)
+    seen = Seen.of(kit, pairs, clean)
+    groups = pairs.subgroups() if released else {}
     by_subgroup = {name: seen.quality(members) for name, members in groups.items() if members.sum() >= 2}
     return Examined(method, attacks, inference, seen.quality(np.ones(len(pairs), np.bool_)), by_subgroup)
 
@@ -155,12 +168,12 @@ class Seen:
     after_S: Points
 
     @classmethod
-    def of(cls, kit: Tools, pairs: Pairs, before_S: Points) -> Seen:
+    def of(cls, kit: Tools, pairs: Pairs, clean: Clean) -> Seen:
         rows = sample(len(pairs))
         similar, decibels = image.likeness(pairs.sources_N3HW, pairs.released_N3HW)
         return cls(
-            pairs.identities_N, features(kit, pairs.sources_N3HW), features(kit, pairs.released_N3HW), similar,
-            decibels, _agreement(kit, pairs), rows, before_S, image.detect(kit.detector, pairs.released_N3HW[rows]),
+            pairs.identities_N, clean.features_ND, features(kit, pairs.released_N3HW), similar, decibels,
+            _agreement(kit, pairs), rows, clean.points, image.detect(kit.detector, pairs.released_N3HW[rows]),
         )  # fmt: skip
 
     def quality(self, members_N: Mask) -> Quality:
