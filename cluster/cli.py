@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from anonymousnet import __version__
+from anonymousnet.cluster.anonymize import anonymize, jobs, verify
 from anonymousnet.cluster.evaluate import evaluate
 from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba, plain_errors, show
 from anonymousnet.cluster.perturbation import perturbation
@@ -26,36 +27,6 @@ from anonymousnet.cluster.train import train
 @click.version_option(__version__, prog_name="anonymousnet")
 def main() -> None:
     """Natural face de-identification with measurable privacy."""
-
-
-@main.command()
-@click.argument("src", type=FOLDER)
-@click.argument("dst", type=FOLDER)
-@click.option("--audit", type=FOLDER, help="Private folder for quarantine and evidence [DST-private].")
-@click.option("--strict", is_flag=True, help="Exit with status 1 if any photo was quarantined.")
-@CONFIG
-@SET
-@JSON
-@plain_errors
-def anonymize(
-    src: Path, dst: Path, audit: Path | None, strict: bool, config_file: Path | None, overrides: tuple[str, ...],
-    as_json: bool,
-) -> None:  # fmt: skip
-    """De-identify a photo or a folder of photos into the folder DST."""
-    from anonymousnet.config import Config
-    from anonymousnet.folder import anonymize_folder
-
-    config = Config.load(config_file, overrides)
-    summary = anonymize_folder(src, dst, config, audit, bar("photos"))
-    show(asdict(summary), as_json, [
-        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
-        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
-        f"report   {summary.report}",
-        f"private  {summary.private}",
-    ])  # fmt: skip
-    if strict and summary.quarantined:
-        sys.exit(1)
 
 
 @main.command()
@@ -180,11 +151,14 @@ def score_weights(
     show(asdict(found), as_json, [*table, f"{name} on {found.faces} {partition} faces: {headline}"])
 
 
+main.add_command(anonymize)
 main.add_command(evaluate)
+main.add_command(jobs)
 main.add_command(perturbation)
 main.add_command(population)
 main.add_command(preprocess)
 main.add_command(train)
+main.add_command(verify)
 
 if __name__ == "__main__":
     main()

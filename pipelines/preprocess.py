@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from anonymousnet.align.detect import SHA256
 from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
-from anonymousnet.errors import AnonymousNetError, ClusterError, ConfigError, StorageError
-from anonymousnet.pipelines.session import ray_session
+from anonymousnet.errors import ConfigError, StorageError
+from anonymousnet.pipelines.session import cause_of, ray_session, software
 from anonymousnet.pipelines.source import ALIGNED, Labels, Source, read_source
 from anonymousnet.pipelines.storage import Storage, storage_of
 
@@ -94,7 +93,7 @@ def preprocess(
     source = read_source(storage_of(src, endpoint_url))
     plan = plan_shards(source, shards)
     align = AlignConfig()
-    settings = {"shards": len(plan), **align.model_dump(), **_networks(align), **_software()}
+    settings = {"shards": len(plan), **align.model_dump(), **_networks(align), **software()}
     job = Job(
         hashlib.sha256(json.dumps([store.FORMAT, face_px, source.fingerprint, settings]).encode()).hexdigest(),
         source.place, storage_of(dst, endpoint_url), source.layout, face_px, align,
@@ -182,7 +181,7 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
             for row in _pipeline(job, todo, workers).iter_rows():
                 yield ShardSummary(**json.loads(row["summary"]))
         except RayError as error:
-            raise _cause(error) from error
+            raise cause_of(error, TRIES) from error
 
 
 def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
@@ -245,30 +244,9 @@ def _write(row: dict[str, Any], job: Job) -> dict[str, Any]:
     return {"summary": json.dumps(asdict(store.summarize(row["data"], row["file"], job.hash)))}
 
 
-def _cause(error: BaseException) -> AnonymousNetError:
-    """Our own error, from within Ray's wrapping of it; all else is the cluster's."""
-    from ray.exceptions import RayActorError, RayError
-
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, AnonymousNetError) and not isinstance(link, RayError):
-            return link
-        link = getattr(link, "cause", None) or link.__cause__
-    if isinstance(error, RayActorError):
-        said = f"a worker died {TRIES + 1} times over the same photos, for want of memory or of a photo it cannot stand"
-    else:
-        said = str(error).strip().splitlines()[-1]
-    return ClusterError(f"Ray gave up: {said}; finished shards are kept, run the same command again")
-
-
 def _networks(align: AlignConfig) -> dict[str, str]:
     """Hashes of what finds and places the faces."""
     from anonymousnet import weights  # torch, which readers and writers need not wait for
 
     found = {"detector": SHA256[:12]}
     return found if align.landmarks is None else {**found, "landmarks": weights.read(align.landmarks).sha256[:12]}
-
-
-def _software() -> dict[str, str]:
-    """What the bytes of a face depend on."""
-    return {name: version(name) for name in ("anonymousnet", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")}

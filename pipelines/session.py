@@ -6,10 +6,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import ray
 
-from anonymousnet.errors import ClusterError
+from anonymousnet.errors import AnonymousNetError, ClusterError
 
 LOGICAL_CPUS = 8
 """A local Ray is given at least this many: a pipeline's operators each hold one, and with fewer they wait for ever."""
@@ -45,3 +46,24 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cause_of(error: BaseException, tries: int) -> AnonymousNetError:
+    """Our own error, from within Ray's wrapping of it; all else is the cluster's. `tries`: lives of a worker."""
+    from ray.exceptions import RayActorError, RayError
+
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, AnonymousNetError) and not isinstance(link, RayError):
+            return link
+        link = getattr(link, "cause", None) or link.__cause__
+    if isinstance(error, RayActorError):
+        said = f"a worker died {tries + 1} times over the same photos, for want of memory or of a photo it cannot stand"
+    else:
+        said = str(error).strip().splitlines()[-1]
+    return ClusterError(f"Ray gave up: {said}; what is finished is kept, run the same command again")
+
+
+def software() -> dict[str, str]:
+    """What the bytes of a face depend on: versions by name."""
+    return {name: version(name) for name in ("anonymousnet", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")}

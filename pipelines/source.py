@@ -71,14 +71,14 @@ def read_source(place: Storage) -> Source:
     labels, partitions = _unlabelled(names), np.zeros(len(names), np.int8)
     if layout == "celeba":
         with TemporaryDirectory() as temporary:
-            lists = {name: _fetch(place, name, Path(temporary)) for name in LISTS}
+            lists = {name: fetch_list(place, name, Path(temporary)) for name in LISTS}
             for name, path in lists.items():
                 digest.update(f"{name}\t{path and hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
             labels, partitions = _celeba_labels(names, lists)
     return Source(place, layout, labels, np.array([n for _, n in photos]), partitions, digest.hexdigest())
 
 
-def _fetch(place: Storage, name: str, temporary: Path) -> Path | None:
+def fetch_list(place: Storage, name: str, temporary: Path) -> Path | None:
     """A label file where it can be opened; None if there is none."""
     if isinstance(place, Folder):
         return place.root / name if (place.root / name).exists() else None

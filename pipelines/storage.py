@@ -6,11 +6,11 @@ endpoint is given, or AWS_ENDPOINT_URL_S3's, or AWS_ENDPOINT_URL's.
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,16 +20,34 @@ import pyarrow.fs as pafs
 from anonymousnet.data.images import PHOTO_SUFFIXES, find_photos
 from anonymousnet.data.store import write_atomic
 from anonymousnet.errors import StorageError
+from anonymousnet.pipelines.s3 import HELD, MISSING, code_of, explained
+from anonymousnet.pipelines.s3 import client as _client
 
-REFUSED = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "AuthorizationHeaderMalformed",
-}
-FORBIDDEN = {"AccessDenied", "403", "AllAccessDisabled"}
-MISSING = {"NoSuchKey", "404"}
+HURRIED, PATIENT = 4, 12
+"""Attempts at a request, with growing pauses: seconds for somebody who waits, minutes for a long job."""
+PART = 64 << 20
+"""Bytes; larger objects are written in parts of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object as it is listed."""
+
+    name: str
+    size: int
+    """Bytes."""
+    version: str
+    """ETag, or the file's size and time of change: other bytes have another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object as it was read."""
+
+    data: bytes
+    version: str
+    encryption: Mapping[str, str]
+    """How the server encrypts it, in the words of a put request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,50 @@ class Folder:
         """Write one file, whole or not at all. Raises StorageError."""
         write_atomic(self.root / name, data)
 
+    def scan(self, after: str = "", below: str = "") -> Iterator[Entry]:
+        """Every file below `below`, hidden ones too, from behind `after` on, in an order of its own.
+
+        Linked folders are not entered; linked files count only if they lie inside. Raises StorageError.
+        """
+        top = self.root / below
+        if not below and not top.is_dir():
+            raise StorageError(f"no such folder: {top}; check the path")
+        if not top.is_dir():
+            return
+        try:
+            yield from _walk(top, top.resolve(), tuple(PurePosixPath(after).parts), "")
+        except OSError as error:
+            raise StorageError(f"cannot list {top}: {error.strerror}; give a folder that you may read") from error
+
+    def fetch(self, name: str, version: str | None = None) -> Fetched:
+        """One file. Raises FileNotFoundError when it is gone or no longer of this version, OSError for all else."""
+        found = _version(self.root / name)
+        if version is not None and found != version:
+            raise FileNotFoundError(name)
+        return Fetched((self.root / name).read_bytes(), found, {})
+
+    def create(
+        self, name: str, data: bytes, content_type: str = "", encryption: Mapping[str, str] | None = None
+    ) -> bool:
+        """Write one file where there is none yet; False if there is one. Raises StorageError."""
+        return write_atomic(self.root / name, data, replace=False)
+
+    def swap(self, name: str, data: bytes, version: str | None) -> str | None:
+        """Put one file in the place of this version of it (None: of no file); its new version, or None if another was
+        there. Raises StorageError.
+        """
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (path.parent / ".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if (_version(path) if path.exists() else None) != version:
+                    return None
+                write_atomic(path, data)
+                return _version(path)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}; check the permissions") from error
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -75,6 +137,7 @@ class Bucket:
     prefix: str
     """Empty, or ends with a slash."""
     endpoint_url: str | None
+    attempts: int = HURRIED
 
     def photos(self, below: str = "") -> list[tuple[str, int]]:
         """As Folder's."""
@@ -87,12 +150,12 @@ class Bucket:
 
     def read(self, name: str) -> bytes:
         """One object. Raises FileNotFoundError when there is none (any more), StorageError for all else."""
-        with _explained(self, "read"):
+        with explained(self, "read"):
             return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read())
 
     def put(self, name: str, data: bytes) -> None:
         """One object by a single request, which is whole or not at all. Raises StorageError."""
-        with _explained(self, "write"):
+        with explained(self, "write"):
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
 
     def everything(self) -> list[str]:
@@ -101,27 +164,96 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         """Delete one object; no error if there is none. Raises StorageError."""
-        with _explained(self, "delete"):
+        with explained(self, "delete"):
             self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def scan(self, after: str = "", below: str = "") -> Iterator[Entry]:
+        """Every object below `below` in the order of their keys, from behind `after` on, page by page."""
+        start = self.prefix + below
+        behind = {"StartAfter": start + after} if after else {}
+        with explained(self, "list"):
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=start, **behind):
+                for entry in page.get("Contents", []):
+                    yield Entry(entry["Key"][len(start) :], int(entry["Size"]), entry["ETag"])
+
+    def fetch(self, name: str, version: str | None = None) -> Fetched:
+        """As Folder's; a connection cut in the middle of the body is tried again."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        expected = {"IfMatch": version} if version else {}
+        with explained(self, "read"):
+            for attempt in range(self.attempts):
+                try:
+                    answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + name, **expected)
+                    kept = {key: answer[key] for key in ("ServerSideEncryption", "SSEKMSKeyId") if answer.get(key)}
+                    return Fetched(bytes(answer["Body"].read()), answer["ETag"], kept)
+                except (HTTPClientError, IncompleteReadError):
+                    if attempt + 1 == self.attempts:
+                        raise
+                    time.sleep(min(0.2 * 2**attempt, 20))
+        raise AssertionError("the last attempt returns or raises")
+
+    def create(
+        self, name: str, data: bytes, content_type: str = "", encryption: Mapping[str, str] | None = None
+    ) -> bool:
+        """As Folder's: of many who try at once, one wins."""
+        from botocore.exceptions import ClientError
+
+        kind = {"ContentType": content_type} if content_type else {}
+        with explained(self, "write"):
+            try:
+                self._upload(self.prefix + name, data, {**kind, **(encryption or {})})
+            except ClientError as error:
+                if code_of(error) in HELD:
+                    return False
+                raise
+        return True
+
+    def swap(self, name: str, data: bytes, version: str | None) -> str | None:
+        """As Folder's."""
+        from botocore.exceptions import ClientError
+
+        expected = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        with explained(self, "write"):
+            try:
+                answer = self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, **expected)
+            except ClientError as error:
+                if code_of(error) in HELD | MISSING:
+                    return None
+                raise
+        return str(answer["ETag"])
+
+    def _upload(self, key: str, data: bytes, how: dict[str, str]) -> None:
+        """Write where nothing is yet: in one request, or in parts that appear together."""
+        where, client = {"Bucket": self.bucket, "Key": key}, self._client
+        if len(data) <= PART:
+            client.put_object(Body=data, IfNoneMatch="*", **where, **how)
+            return
+        upload = {**where, "UploadId": client.create_multipart_upload(**where, **how)["UploadId"]}
+        try:
+            parts = []
+            for number, start in enumerate(range(0, len(data), PART), 1):
+                done = client.upload_part(Body=data[start : start + PART], PartNumber=number, **upload)
+                parts.append({"ETag": done["ETag"], "PartNumber": number})
+            client.complete_multipart_upload(MultipartUpload={"Parts": parts}, IfNoneMatch="*", **upload)
+        except BaseException:
+            client.abort_multipart_upload(**upload)  # parts left behind cost money for ever
+            raise
 
     def _list(self, below: str) -> Iterator[tuple[str, int]]:
         """(name relative to `below`, bytes) of every object under it."""
-        start = self.prefix + below
-        with _explained(self, "list"):
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=start):
-                for entry in page.get("Contents", []):
-                    yield entry["Key"][len(start) :], int(entry["Size"])
+        return ((entry.name, entry.size) for entry in self.scan(below=below))
 
     @property
     def _client(self) -> Any:
-        return _client(self.endpoint_url)
+        return _client(self.endpoint_url, self.attempts)
 
 
 Storage = Folder | Bucket
 
 
-def storage_of(uri: str, endpoint_url: str | None = None) -> Storage:
+def storage_of(uri: str, endpoint_url: str | None = None, attempts: int = HURRIED) -> Storage:
     """A local folder, or `s3://bucket/prefix`. Nothing is asked of the network yet. Raises StorageError."""
     if "://" not in uri:
         return Folder(Path(uri).expanduser().resolve())
@@ -130,7 +262,7 @@ def storage_of(uri: str, endpoint_url: str | None = None) -> Storage:
     if scheme != "s3" or not bucket:
         raise StorageError(f"expected a folder or s3://bucket/prefix, got {uri}; check the address")
     prefix = prefix.strip("/")
-    return Bucket(bucket, f"{prefix}/" if prefix else "", _endpoint(endpoint_url))
+    return Bucket(bucket, f"{prefix}/" if prefix else "", _endpoint(endpoint_url), attempts)
 
 
 def filesystem_of(uri: str, endpoint_url: str | None = None) -> tuple[pafs.FileSystem, str]:
@@ -154,58 +286,28 @@ def _endpoint(given: str | None) -> str | None:
     return url
 
 
-@lru_cache
-def _client(endpoint_url: str | None) -> Any:
-    """boto3's, one per process and endpoint."""
-    import boto3
-    from botocore.config import Config
-
-    style = {"addressing_style": "path"} if endpoint_url else {}
-    config = Config(
-        connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4},
-        max_pool_connections=32, s3=style,
-    )  # fmt: skip
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    # A session of its own: boto3's default one is not safe to make from several threads.
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
-
-
 def _is_photo(key: str) -> bool:
     """By the same rules as find_photos."""
     path = PurePosixPath(key)
     return path.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
-@contextmanager
-def _explained(place: Bucket, verb: str) -> Iterator[None]:
-    """boto3's errors as ours, in one line; an object that is not there as FileNotFoundError."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-
-    where = f"s3://{place.bucket}/{place.prefix}"
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", "unknown"))
-        if code in MISSING:
-            raise FileNotFoundError(where) from error
-        raise StorageError(f"cannot {verb} {where}: {_remedy(place.bucket, verb, code, error)}") from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise StorageError(
-            f"cannot {verb} {where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    except BotoCoreError as error:
-        server = place.endpoint_url or "AWS"
-        raise StorageError(
-            f"cannot {verb} {where}: no answer from {server} ({type(error).__name__}); check the network and "
-            "--endpoint-url or AWS_ENDPOINT_URL_S3"
-        ) from error
+def _walk(folder: Path, inside: Path, after: tuple[str, ...], name: str) -> Iterator[Entry]:
+    """Files below a folder, each folder's by name; `name` is the folder's own, `after` what has been seen of it."""
+    with os.scandir(folder) as listed:
+        here = sorted(listed, key=lambda entry: entry.name)
+    for entry in here:
+        if after and entry.name < after[0]:
+            continue
+        seen = after[1:] if after and entry.name == after[0] else ()
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), inside, seen, f"{name}{entry.name}/")
+        elif entry.is_file() and not (after and entry.name == after[0]):
+            path = Path(entry.path)
+            if not entry.is_symlink() or path.resolve().is_relative_to(inside):
+                yield Entry(name + entry.name, entry.stat().st_size, _version(path))
 
 
-def _remedy(bucket: str, verb: str, code: str, error: Exception) -> str:
-    if code == "NoSuchBucket":
-        return f"there is no bucket '{bucket}'; create it or check its name"
-    if code in REFUSED:
-        return f"the server refuses the credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if code in FORBIDDEN:
-        return f"no permission ({code}); ask the bucket's owner for the right to {verb}, or check the credentials"
-    return f"{' '.join(str(error).split())}; try again later"
+def _version(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -149,6 +149,19 @@ class ReleaseConfig(Section):
         return self
 
 
+class BulkConfig(Section):
+    """Whole buckets: `anonymousnet anonymize` with S3, tar shards, Parquet, CelebA's layout or --workers."""
+
+    names: Literal["hashed", "kept"] = "hashed"
+    """How released objects are called: by a keyed hash of the source's name, or by that name."""
+    faceless: Literal["withhold", "copy"] = "withhold"
+    """Photos in which no face is found: withheld, or released as they are (but for metadata) and recorded as such."""
+    members: Literal["drop", "copy"] = "drop"
+    """What stands beside photos in archives (other members of a tar's sample, other columns): left out, or released."""
+    image_column: str | None = None
+    """Column of Parquet files that holds the photos; null: image, img, jpg, png, photo or bytes, whichever is there."""
+
+
 class TrainConfig(Section):
     """What every training task shares; null means the task's own default (`anonymousnet train TASK --help`)."""
 
@@ -218,6 +231,7 @@ class Config(Section):
     perturb: PerturbConfig = PerturbConfig()
     audit: AuditConfig = AuditConfig()
     release: ReleaseConfig = ReleaseConfig()
+    bulk: BulkConfig = BulkConfig()
     train: TrainConfig = TrainConfig()
     scale: ScaleConfig = ScaleConfig()
 

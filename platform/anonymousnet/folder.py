@@ -18,13 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anonymousnet.anonymizer import Anonymizer, Prepared, Release, join, split
+from anonymousnet.anonymizer import Anonymizer, Release
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo, find_photos
 from anonymousnet.data.store import private_folder, write_atomic
 from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError
 from anonymousnet.privacy.ledger import Ledger
+from anonymousnet.protect import protect
 from anonymousnet.report.release import SHOWN_FACES, ShownFace, release_page
 
 Progress = Callable[[Iterable[Path], int], Iterable[Path]]
@@ -80,7 +81,7 @@ def anonymize_folder(
     photos = _photos(src)
     _check_folders(src, dst, audit)
     started = time.monotonic()
-    anonymizer, subjects = Anonymizer.load(config), _subjects(config.release.subjects)
+    anonymizer, subjects = Anonymizer.load(config), read_subjects(config.release.subjects)
     job = _Job(
         src if src.is_dir() else src.parent, dst, anonymizer, config, subjects=subjects, ledger=anonymizer.ledger()
     )
@@ -118,8 +119,8 @@ def _check_folders(src: Path, dst: Path, audit: Path) -> None:
             )
 
 
-def _subjects(path: Path | None) -> dict[str, str]:
-    """Photo name -> subject, from lines of `photo subject`."""
+def read_subjects(path: Path | None) -> dict[str, str]:
+    """Photo name -> subject, from lines of `photo subject`; empty for None. Raises ConfigError."""
     if path is None:
         return {}
     try:
@@ -151,35 +152,20 @@ def _chunks(photos: Iterable[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _release_chunk(job: _Job, photos: list[Path]) -> None:
-    ready: list[tuple[Path, Prepared]] = []
-    for photo in photos:
+    asked = [(photo, _subject(job, photo)) for photo in photos]
+    for photo, done in zip(photos, protect(job.anonymizer, asked), strict=True):
+        if isinstance(done, Exception):
+            _withhold(job, photo, done)
+            continue
         try:
-            ready.append((photo, job.anonymizer.prepare(photo, _subject(job, photo))))
-        except (AnonymousNetError, MemoryError, ArithmeticError, ValueError, RuntimeError) as error:
-            _withhold(job, photo, error)
-    if not ready:
-        return
-    try:
-        done = job.anonymizer.run(join([p.batch for _, p in ready]))
-        parts = split(done, [len(p.batch) for _, p in ready])
-    except AnonymousNetError as error:
-        if len(ready) == 1:
-            _withhold(job, ready[0][0], error)
-            return
-        for photo, _ in ready:  # one of them spoiled the batch: find it, release the others
-            _release_chunk(job, [photo])
-        return
-    for (photo, prepared), part in zip(ready, parts, strict=True):
-        try:
-            release = job.anonymizer.finish(prepared, part)
             if job.ledger:  # spend first, then release: a crash in between has spent too much, never too little
-                job.ledger.spend_many(job.anonymizer.spends(prepared))
+                job.ledger.spend_many(job.anonymizer.spends(done.prepared))
         except LedgerError:
             raise  # without its ledger the whole job stops
         except AnonymousNetError as error:
             _withhold(job, photo, error)
             continue
-        _write(job, photo, release, job.anonymizer.likeness(prepared, part))
+        _write(job, photo, done.release, done.likeness)
 
 
 def _withhold(job: _Job, photo: Path, error: BaseException) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from anonymousnet.errors import StorageError
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, replace: bool = True) -> bool:
     """Write `data` to `path` so that a reader, or a crash, finds the old file or the new one, never a part.
+
+    True when it is written; False when a file is there already and `replace` is False: of many writers one wins.
 
     Written beside `path` (its folder is made if need be), fsynced, renamed over it; the mode follows the umask.
     Raises StorageError, having removed the unfinished file, when the folder refuses or the disk is full.
@@ -28,12 +30,21 @@ def write_atomic(path: Path, data: bytes) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(unfinished, path)
+            if replace:
+                os.replace(unfinished, path)
+            else:
+                try:
+                    os.link(unfinished, path)
+                except FileExistsError:
+                    return False
+                finally:
+                    unfinished.unlink()
         except BaseException:  # an interrupted write leaves nothing behind either
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
         _sync_folder(path.parent)
+        return True
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; check that {path.parent} exists, is writable "

@@ -1,0 +1,202 @@
+"""`anonymousnet anonymize`, `verify` and `jobs`: a photo, a folder or a bucket, de-identified, and the record of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anonymousnet.cluster.options import CONFIG, JSON, SET, bar, plain_errors, show
+
+if TYPE_CHECKING:
+    from anonymousnet.config import Config
+    from anonymousnet.pipelines.bulk import Tally
+
+ENDPOINT = click.option("--endpoint-url", help="S3 server other than AWS's [AWS_ENDPOINT_URL_S3].")
+
+
+@click.command()
+@click.argument("src")
+@click.argument("dst")
+@click.option("--audit", help="Private place for quarantine and evidence; needed where DST is in S3 [DST-private].")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if any photo was quarantined.")
+@click.option("--address", help="A Ray cluster's address [Ray on this machine].")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes, at most [this one for folders, else one per CPU]."
+)
+@ENDPOINT
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def anonymize(
+    src: str, dst: str, audit: str | None, strict: bool, address: str | None, workers: int | None,
+    endpoint_url: str | None, config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """De-identify SRC into DST: a photo, a folder, or s3://bucket/prefix.
+
+    Photos, WebDataset tars, Parquet files with photos, and CelebA's layout. What is in S3 or an archive, and all that
+    --workers or --address is given for, is done by Ray, and goes on where it was when it is killed. On a cluster,
+    folders must be on a disk that all machines share, and each machine needs its own AWS credentials.
+    """
+    from anonymousnet.config import Config
+
+    config = Config.load(config_file, overrides)
+    if address or workers or _is_bulk(src, dst):
+        quarantined = _bulk(src, dst, audit, config, address, workers, endpoint_url, as_json)
+    else:
+        quarantined = _folder(src, dst, audit, config, as_json)
+    if strict and quarantined:
+        sys.exit(1)
+
+
+def _is_bulk(src: str, dst: str) -> bool:
+    """Whether these need more than one process and a folder: S3, archives, or CelebA's layout."""
+    if "://" in src or "://" in dst:
+        return True
+    here = Path(src).expanduser()
+    if (here / "img_align_celeba").is_dir() and (here / "list_attr_celeba.txt").is_file():
+        return True
+    return here.is_dir() and any(chain(here.rglob("*.tar"), here.rglob("*.parquet")))
+
+
+def _folder(src: str, dst: str, audit: str | None, config: Config, as_json: bool) -> int:
+    from anonymousnet.folder import anonymize_folder
+
+    summary = anonymize_folder(Path(src), Path(dst), config, Path(audit) if audit else None, bar("photos"))
+    show(asdict(summary), as_json, [
+        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
+        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        f"report   {summary.report}",
+        f"private  {summary.private}",
+    ])  # fmt: skip
+    return summary.quarantined
+
+
+def _bulk(
+    src: str, dst: str, audit: str | None, config: Config, address: str | None, workers: int | None,
+    endpoint_url: str | None, as_json: bool,
+) -> int:  # fmt: skip
+    from anonymousnet.pipelines.bulk import anonymize_bulk
+
+    try:
+        summary = anonymize_bulk(
+            src, dst, config, audit, address=address, endpoint_url=endpoint_url, workers=workers,
+            progress=_lines if as_json else _bar,
+        )  # fmt: skip
+    except SystemExit:
+        click.echo("stopped; what is finished is kept: run the same command to go on", err=True)
+        raise
+    show(asdict(summary), as_json, [
+        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files",
+        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        f"job      {summary.job} ({summary.kept} objects were done before)",
+        f"manifest {summary.manifest}",
+        f"signer   {summary.signer}",
+        f"private  {summary.private}",
+    ])  # fmt: skip
+    return summary.quarantined
+
+
+def _bar(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:
+    """Objects per second and when they will be done; faces per second; quarantined so far."""
+    from tqdm import tqdm
+
+    started, so_far = time.monotonic(), Counter[str]()
+    with tqdm(total=total, initial=kept, unit="photos", disable=None) as shown:
+        for tally in done:
+            so_far.update(tally)
+            shown.update(tally["objects"])
+            rate = so_far["faces"] / (time.monotonic() - started)
+            shown.set_postfix({"faces/s": f"{rate:.1f}", "quarantined": so_far["quarantined"]})
+            yield tally
+
+
+def _lines(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:
+    """The same for machines: a JSON object a second, on standard error."""
+    started, last, so_far = time.monotonic(), 0.0, Counter[str]()
+    for tally in done:
+        so_far.update(tally)
+        now = time.monotonic()
+        if now - last >= 1:
+            last, rate = now, so_far["objects"] / (now - started)
+            at = kept + so_far["objects"]
+            click.echo(json.dumps({
+                "done": at, "of": total, "photos_per_second": round(so_far["photos"] / (now - started), 3),
+                "faces_per_second": round(so_far["faces"] / (now - started), 3),
+                "eta_s": round(max(total - at, 0) / rate, 1), "quarantined": so_far["quarantined"],
+            }), err=True)  # fmt: skip
+        yield tally
+
+
+@click.command()
+@click.argument("release")
+@click.option("--signer", help="The publisher's public key, as `anonymize` printed it: any other is refused.")
+@ENDPOINT
+@JSON
+@plain_errors
+def verify(release: str, signer: str | None, endpoint_url: str | None, as_json: bool) -> None:
+    """Check a release's signature and every hash; name what is missing, changed or added (then the status is 1)."""
+    from anonymousnet.pipelines.verify import verify as check
+
+    found = check(release, endpoint_url, signer, bar("objects"))
+    pinned = {None: "not compared: give --signer", True: "as expected", False: "NOT the one expected"}
+    named = [f"{what:<9}{name}" for what in found.totals for name in getattr(found, what)]
+    show(asdict(found) | {"whole": found.whole}, as_json, [
+        *named,
+        f"{found.photos} photos in {found.objects} objects, {found.bytes >> 20} MiB compared; "
+        + ", ".join(f"{count} {what}" for what, count in found.totals.items()),
+        f"job      {found.job}",
+        f"signer   {found.signer} ({pinned[found.expected_signer]})",
+        "whole: as it was released" if found.whole else "NOT as it was released",
+    ])  # fmt: skip
+    sys.exit(0 if found.whole else 1)
+
+
+@click.group()
+def jobs() -> None:
+    """Jobs of an audit place, finished or under way."""
+
+
+@jobs.command("list")
+@click.argument("audit")
+@ENDPOINT
+@JSON
+@plain_errors
+def list_all(audit: str, endpoint_url: str | None, as_json: bool) -> None:
+    """Every job that keeps its private evidence in AUDIT."""
+    from anonymousnet.pipelines.jobs import list_jobs
+    from anonymousnet.pipelines.storage import storage_of
+
+    found = list(list_jobs(storage_of(audit, endpoint_url)))
+    show({"jobs": found}, as_json, [_line(job) for job in found])
+
+
+@jobs.command("show")
+@click.argument("audit")
+@click.argument("job")
+@ENDPOINT
+@JSON
+@plain_errors
+def show_one(audit: str, job: str, endpoint_url: str | None, as_json: bool) -> None:
+    """One job of AUDIT, named by the beginning of its id."""
+    from anonymousnet.pipelines.jobs import show_job
+    from anonymousnet.pipelines.storage import storage_of
+
+    found = show_job(storage_of(audit, endpoint_url), job)
+    show(found, as_json, [f"{key:<12} {value}" for key, value in found.items()])
+
+
+def _line(job: dict[str, Any]) -> str:
+    at = f"{job.get('objects', 0)} of {job.get('of', '?')}"
+    return f"{job['run'][:16]}  {job['state']:<9}{at:<20}{job['source']} -> {job['release']}"

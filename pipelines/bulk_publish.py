@@ -1,0 +1,132 @@
+"""A chunk's end: its epsilon is spent, its objects are put, its record is written, in this order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import ray
+
+from anonymousnet.errors import AnonymousNetError, LedgerError, StorageError
+from anonymousnet.pipelines.bulk_plan import Job, Work
+from anonymousnet.pipelines.samples import CONTENT_TYPES, pack
+from anonymousnet.pipelines.storage import Storage
+from anonymousnet.privacy.ledger import Ledger, Spend
+
+THREADS = 8
+"""Requests that one task keeps under way: S3 answers slowly, but many at a time."""
+TRIES = 3
+"""How often a worker that dies over a chunk is replaced before the job gives up."""
+
+
+def reason_of(error: BaseException) -> tuple[str, str]:
+    """Kind and reason of what is wrong with a photo, in one line."""
+    return type(error).__name__, " ".join(str(error).split())
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # type: ignore[untyped-decorator]
+class Books:
+    """The ledger's one writer, where the driver is: a file that many machines wrote would not be safe."""
+
+    def __init__(self, job: Job) -> None:
+        release = job.config.release
+        assert release.ledger is not None
+        self.ledger = Ledger(release.ledger, release.budget, key=job.key.value)
+
+    def spend(self, photos: list[list[Spend]]) -> list[tuple[str, str] | None]:
+        """Record each photo; why it may not be released, or None. Raises LedgerError."""
+        answers: list[tuple[str, str] | None] = []
+        for spends in photos:
+            try:
+                self.ledger.spend_many(spends)
+                answers.append(None)
+            except LedgerError:
+                raise  # without its ledger the whole job stops
+            except AnonymousNetError as error:
+                answers.append(reason_of(error))
+        return answers
+
+
+def publish(row: dict[str, Any], job: Job, books: Any) -> dict[str, Any]:
+    """Spend, put, record, in this order: what is let out is paid for, and what is recorded is there."""
+    work: list[Work] = pickle.loads(row["objects"])
+    if books is not None:
+        paid = [photo for one in work for photo in one.photos if photo.spends]
+        for photo, refused in zip(paid, ray.get(books.spend.remote([p.spends for p in paid])), strict=True):
+            if refused:
+                photo.released, photo.withheld, photo.evidence = None, refused, []
+    with ThreadPoolExecutor(THREADS) as pool:
+        lines = list(pool.map(partial(_publish, job), work))
+    job.audit.create(job.record(int(row["number"])), "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return tally(lines)
+
+
+def tally(lines: list[dict[str, Any]]) -> dict[str, int]:
+    """What a chunk's records add up to."""
+    photos = [photo for line in lines for photo in line["photos"]]
+    withheld = sum(len(line["withheld"]) for line in lines)
+    return {
+        "objects": len(lines), "photos": len(photos) + withheld, "released": len(photos), "quarantined": withheld,
+        "faces": sum(len(photo["faces"]) for photo in photos),
+    }  # fmt: skip
+
+
+def _publish(job: Job, work: Work) -> dict[str, Any]:
+    """Put one object, if anything of it may be let out; its record."""
+    released = {photo.name: photo.released for photo in work.photos if photo.released}
+    record: dict[str, Any] = {"source": work.entry.name, "object": None, "sha256": None}
+    names: dict[str, str] = {}
+    if released:
+        assert work.fetched is not None
+        data, names = pack(work.kind, work.fetched.data, released, job.config.bulk, partial(_rename, job, work))
+    if names:  # a tar sample goes as a whole, so nothing may be left
+        suffix = released[""].suffix if work.kind == "photo" else f".{work.entry.name.rsplit('.', 1)[-1].lower()}"
+        record["object"] = job.released_name(work.entry.name, suffix)
+        record["sha256"] = hashlib.sha256(data).hexdigest()
+        put_same(job.target, record["object"], data, CONTENT_TYPES[suffix], dict(work.fetched.encryption))  # type: ignore[union-attr]
+    record["photos"] = [
+        {"photo": names[name], "alias": job.alias(work.entry.name, name),
+         "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces}
+        for name, one in released.items() if name in names
+    ]  # fmt: skip
+    lost = ("SampleWithheld", "another photo of its sample was withheld")
+    record["withheld"] = [
+        {"photo": photo.name, "kind": kind, "reason": reason}
+        for photo in work.photos if photo.name not in names
+        for kind, reason in [photo.withheld or lost]
+    ]  # fmt: skip
+    record["private"] = [
+        {"photo": photo.name, "released": names[photo.name], "face": i, **evidence}
+        for photo in work.photos if photo.name in names
+        for i, evidence in enumerate(photo.evidence)
+    ]  # fmt: skip
+    return record
+
+
+def _rename(job: Job, work: Work, name: str) -> str:
+    """What a sample or row of an archive is called in the release."""
+    return name if job.config.bulk.names == "kept" else job.alias(work.entry.name, name)
+
+
+def put_same(
+    place: Storage, name: str, data: bytes, content_type: str = "", encryption: dict[str, str] | None = None
+) -> None:
+    """Put an object unless it is there; what is there must be the same bytes. Raises StorageError."""
+    for _ in range(TRIES):
+        if place.create(name, data, content_type, encryption):
+            return
+        try:
+            found = place.fetch(name).data
+        except FileNotFoundError:  # another worker was about to write it, and died
+            continue
+        if found == data:
+            return
+        raise StorageError(
+            f"{name}: the destination holds other bytes than this job makes; remove that object, and let nobody else "
+            "write there while a job runs"
+        )
+    raise StorageError(f"{name}: it can be neither written nor read; check the destination's permissions")

@@ -1,0 +1,134 @@
+"""Who is at a job, and how far it is: one small object per job in the audit place, renewed by the driver.
+
+A driver holds a job by renewing its state with conditional puts. A state that nobody renews for TTL seconds is a dead
+driver's, and the next one takes the job over. No clock but the watcher's own is asked. A driver that was only slow
+loses its hold and ends; what both have done meanwhile is the same, since every put is conditional.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from anonymousnet.errors import AnonymousNetError, ClusterError, ConfigError, StorageError
+from anonymousnet.pipelines.storage import Storage
+
+TTL = 15.0
+"""Seconds without a sign of life after which a driver counts as dead."""
+BEAT = 3.0
+"""Seconds between two signs of life."""
+
+
+class Hold:
+    """A driver's hold on a job."""
+
+    def __init__(self, audit: Storage, run: str) -> None:
+        self.audit, self.name, self.run = audit, f"states/{run}.json", run
+        self.progress: dict[str, Any] = {}
+        self.lost = False
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._version: str | None = None
+
+    def take(self) -> None:
+        """Wait for a dead driver's hold to lapse. Raises ClusterError when a living one has it."""
+        seen, since = None, time.monotonic()
+        while True:
+            found = _state(self.audit, self.name)
+            version = found[1] if found else None
+            lapsed = version == seen and time.monotonic() - since > TTL
+            if found is None or found[0]["state"] != "running" or lapsed:
+                self._version = self.audit.swap(self.name, self._body("running"), version)
+                if self._version:
+                    return
+            elif seen is not None and version != seen:
+                raise ClusterError(
+                    f"job {self.run} is being done by another driver ({found[0]['owner']}); wait for it to end, or "
+                    "stop it and start again"
+                )
+            elif seen is None:
+                seen, since = version, time.monotonic()
+            time.sleep(min(0.5, TTL / 10))
+
+    def renew(self, state: str = "running") -> None:
+        """Say that this driver lives, and how far it is."""
+        new = self.audit.swap(self.name, self._body(state), self._version)
+        if new is None:
+            # The answer to our own last word may have been lost on its way.
+            found = _state(self.audit, self.name)
+            if found is None or found[0]["owner"] != self._owner:
+                self.lost = True
+                return
+            new = self.audit.swap(self.name, self._body(state), found[1])
+        self._version = new or self._version
+
+    def check(self) -> None:
+        """Raise ClusterError when another driver has taken the job over."""
+        if self.lost:
+            raise ClusterError(f"job {self.run} was taken over by another driver; leave it to that one")
+
+    def _body(self, state: str) -> bytes:
+        beat = {"state": state, "owner": self._owner, "beat": time.time(), **self.progress}
+        return json.dumps(beat, sort_keys=True).encode()
+
+
+@contextmanager
+def held(audit: Storage, run: str) -> Iterator[Hold]:
+    """Hold a job while the block runs; however the block ends, the state says so. Raises ClusterError."""
+    hold, over = Hold(audit, run), threading.Event()
+    hold.take()
+
+    def beat() -> None:
+        while not over.wait(BEAT) and not hold.lost:
+            with suppress(AnonymousNetError, OSError):  # a server that is away for a while is the workers' to report
+                hold.renew()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    state = "stopped"
+    try:
+        yield hold
+        state = "finished"
+    finally:
+        over.set()
+        thread.join()
+        if not hold.lost:
+            with suppress(AnonymousNetError, OSError):
+                hold.renew(state)
+
+
+def list_jobs(audit: Storage) -> Iterator[dict[str, Any]]:
+    """Every job of an audit place: its description and its state. Raises StorageError."""
+    for name in sorted(audit.files("jobs")):
+        yield show_job(audit, name.removeprefix("jobs/").removesuffix(".json"))
+
+
+def show_job(audit: Storage, run: str) -> dict[str, Any]:
+    """One job, by the beginning of its name. Raises ConfigError when there is none, or more than one."""
+    names = [name for name in audit.files("jobs") if name.startswith(f"jobs/{run}")]
+    if len(names) != 1:
+        raise ConfigError(f"expected one job called {run}…, found {len(names)}; `anonymousnet jobs list` names them")
+    try:
+        described = json.loads(audit.fetch(names[0]).data)
+        found = _state(audit, names[0].replace("jobs/", "states/", 1))
+    except (ValueError, OSError) as error:
+        raise StorageError(f"cannot read job {run}: {error}; check the audit place") from error
+    state = found[0] if found else {"state": "stopped"}
+    if state["state"] == "running" and time.time() - state["beat"] > 2 * TTL:
+        state["state"] = "dead"  # killed: the same command takes it up again
+    return {**described, **state}
+
+
+def _state(audit: Storage, name: str) -> tuple[dict[str, Any], str] | None:
+    """(state, version), or None before the first driver."""
+    try:
+        found = audit.fetch(name)
+    except FileNotFoundError:
+        return None
+    return json.loads(found.data), found.version
