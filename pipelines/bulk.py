@@ -276,7 +276,7 @@ def _run(
         # A local Ray is told of more CPUs than there are, and a cluster's must leave one for reading and writing.
         most = gpus if config.device == "cuda" else max(1, cpus - 1) if address else os.cpu_count() or 1
         count = max(1, min(workers or most, surveyed.chunks))
-        subjects = ray.put(read_subjects(config.release.subjects))
+        subjects = read_subjects(config.release.subjects)
         try:
             books = None if config.release.ledger is None else _books(job)
             rows = stream(job, surveyed.segments, count, float(config.device == "cuda"), subjects, books)

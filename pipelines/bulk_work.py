@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy, read_datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -45,7 +44,9 @@ class Listing(Datasource):
         return [ReadTask(partial(read, self.job, segment), nothing) for segment in self.segments]
 
 
-def stream(job: Job, segments: tuple[Segment, ...], workers: int, gpus: float, subjects: Any, books: Any) -> Any:
+def stream(
+    job: Job, segments: tuple[Segment, ...], workers: int, gpus: float, subjects: dict[str, str], books: Any
+) -> Any:
     """The pipeline: a Ray data set whose rows are tallies of finished chunks."""
     pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
     few = TaskPoolStrategy(size=-(-workers // 2))  # they wait for the network; more would only cost memory
@@ -107,10 +108,10 @@ def _get(place: Storage, entry: Entry) -> Fetched | str:
 class Protect:
     """The actor: decode, detect, align, the four stages, encode."""
 
-    def __init__(self, job: Job, subjects: Any) -> None:
+    def __init__(self, job: Job, subjects: dict[str, str]) -> None:
         from anonymousnet.anonymizer import Anonymizer  # torch, which readers and writers need not wait for
 
-        self.job, self.subjects = job, ray.get(subjects)
+        self.job, self.subjects = job, subjects
         self.anonymizer = Anonymizer.load(job.config, job.key.value)
         have = (self.anonymizer.weights, self.anonymizer.runner.form)
         if have != (job.weights, job.form):

@@ -55,7 +55,7 @@ def cause_of(error: BaseException, tries: int) -> AnonymousNetError:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, AnonymousNetError) and not isinstance(link, RayError):
-            return link
+            return type(link)(str(link).splitlines()[0])  # Ray appends advice of its own
         link = getattr(link, "cause", None) or link.__cause__
     if isinstance(error, RayActorError):
         said = f"a worker died {tries + 1} times over the same photos, for want of memory or of a photo it cannot stand"

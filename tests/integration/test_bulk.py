@@ -411,3 +411,23 @@ def test_a_folder_goes_the_same_way_when_asked_and_may_copy_what_has_no_face(
     assert (rows["wall.jpg"]["faces"], rows["wall.jpg"]["epsilon"]) == ([], 0)
     run("anonymize", source, tmp_path / "plain", *sets(small_weights))
     assert (tmp_path / "plain" / "a.jpg").read_bytes() == (out / "a.jpg").read_bytes()
+
+
+@pytest.mark.usefixtures("_ray")
+def test_other_bytes_in_the_way_end_the_job_in_one_line(
+    tmp_path: Path, face: np.ndarray, small_weights: list[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a.jpg").write_bytes(jpeg(face))
+    command = ["anonymize", source, out, "--workers", 1, *sets(small_weights)]
+    assert run(*command)[0] == 0
+    released = next(out.glob("photos/*"))
+    released.write_bytes(b"somebody else's")
+    for record in tmp_path.glob("out-private/*/records/*"):
+        record.unlink()
+    status, said = run(*command)
+    assert (status, "holds other bytes than this job makes" in said) == (2, True), said
+    assert len(said.splitlines()) == 1
+    released.unlink()
+    assert run(*command)[0] == 0
