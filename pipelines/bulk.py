@@ -86,6 +86,7 @@ def anonymize_bulk(
     _check_target(target)
     if isinstance(private, Folder):
         private_folder(private.root)
+    next(_hurried(source).scan(), None)  # a mistake is told at once; an outage later on is waited out
     surveyed = survey(source)
     config, anonymizer = _resolved(config, address)
     job = _job(source, target, private, surveyed, config, anonymizer)
@@ -140,6 +141,11 @@ def _places(src: str, dst: str, audit: str | None, endpoint_url: str | None) -> 
     return places[0], places[1], places[2]
 
 
+def _hurried(place: Storage) -> Storage:
+    """The same place, for somebody who waits for an answer."""
+    return replace(place, patience=HURRIED) if isinstance(place, Bucket) else place
+
+
 def _within(one: Storage, other: Storage) -> bool:
     """Whether `one` lies in `other`, or is it."""
     if isinstance(one, Bucket) and isinstance(other, Bucket):
@@ -152,7 +158,7 @@ def _check_target(target: Storage) -> None:
     """Refuse a place that holds anything but a job of ours, before the source is listed. Raises ConfigError."""
     from anonymousnet.pipelines.manifest import MARKER
 
-    hurried = replace(target, attempts=HURRIED) if isinstance(target, Bucket) else target
+    hurried = _hurried(target)
     if isinstance(hurried, Folder) and not hurried.root.exists():
         return
     first = next(hurried.scan(), None)
@@ -232,9 +238,8 @@ def _claim(job: Job, surveyed: Survey) -> None:
         "layout": job.layout, "objects": surveyed.objects, "bytes": surveyed.bytes, "skipped": surveyed.skipped,
         "chunks": surveyed.chunks,
     }  # fmt: skip
-    hurried = replace(job.audit, attempts=HURRIED) if isinstance(job.audit, Bucket) else job.audit
-    hurried.create(f"jobs/{job.run}.json", json.dumps(described, indent=1).encode(), "application/json")
-    hurried = replace(job.target, attempts=HURRIED) if isinstance(job.target, Bucket) else job.target
+    _hurried(job.audit).create(f"jobs/{job.run}.json", json.dumps(described, indent=1).encode(), "application/json")
+    hurried = _hurried(job.target)
     if hurried.create(MARKER, marker_of(job), "application/json"):
         return
     found = json.loads(hurried.fetch(MARKER).data)["job"]

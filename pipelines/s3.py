@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anonymousnet.errors import StorageError
 
 if TYPE_CHECKING:
     from anonymousnet.pipelines.storage import Bucket
 
+T = TypeVar("T")
 REFUSED = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -27,19 +29,38 @@ HELD = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
 @lru_cache
-def client(endpoint_url: str | None, attempts: int) -> Any:
-    """boto3's, one per process, endpoint and patience."""
+def client(endpoint_url: str | None) -> Any:
+    """boto3's, one per process and endpoint."""
     import boto3
     from botocore.config import Config
 
     style = {"addressing_style": "path"} if endpoint_url else {}
     config = Config(
-        connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=32, s3=style,
     )  # fmt: skip
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     # A session of its own: boto3's default one is not safe to make from several threads.
     return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+
+
+def patiently(call: Callable[[], T], seconds: float) -> T:
+    """The call's result; while the server is away, or unwell, it is made again, for so many seconds.
+
+    Over and above boto3's own attempts, whose budget many threads use up together within seconds.
+    """
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError
+
+    deadline, pause = time.monotonic() + seconds, 0.5
+    while True:
+        try:
+            return call()
+        except (ClientError, ConnectionError, HTTPClientError, IncompleteReadError) as error:
+            unwell = not isinstance(error, ClientError) or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
+            if not unwell or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 10)
 
 
 def code_of(error: Any) -> str:

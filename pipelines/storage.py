@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,11 +19,11 @@ import pyarrow.fs as pafs
 from anonymousnet.data.images import PHOTO_SUFFIXES, find_photos
 from anonymousnet.data.store import write_atomic
 from anonymousnet.errors import StorageError
-from anonymousnet.pipelines.s3 import HELD, MISSING, code_of, explained
+from anonymousnet.pipelines.s3 import HELD, MISSING, code_of, explained, patiently
 from anonymousnet.pipelines.s3 import client as _client
 
-HURRIED, PATIENT = 4, 12
-"""Attempts at a request, with growing pauses: seconds for somebody who waits, minutes for a long job."""
+HURRIED, PATIENT = 0.0, 300.0
+"""Seconds to wait for a server that is away or unwell: somebody waits for an answer, or a long job goes on."""
 PART = 64 << 20
 """Bytes; larger objects are written in parts of this size."""
 
@@ -137,7 +136,7 @@ class Bucket:
     prefix: str
     """Empty, or ends with a slash."""
     endpoint_url: str | None
-    attempts: int = HURRIED
+    patience: float = HURRIED
 
     def photos(self, below: str = "") -> list[tuple[str, int]]:
         """As Folder's."""
@@ -170,29 +169,27 @@ class Bucket:
     def scan(self, after: str = "", below: str = "") -> Iterator[Entry]:
         """Every object below `below` in the order of their keys, from behind `after` on, page by page."""
         start = self.prefix + below
-        behind = {"StartAfter": start + after} if after else {}
+        where = {"Bucket": self.bucket, "Prefix": start, **({"StartAfter": start + after} if after else {})}
         with explained(self, "list"):
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=start, **behind):
+            while True:
+                page = self._do("list_objects_v2", **where)
                 for entry in page.get("Contents", []):
                     yield Entry(entry["Key"][len(start) :], int(entry["Size"]), entry["ETag"])
+                if not page.get("IsTruncated"):
+                    return
+                where["ContinuationToken"] = page["NextContinuationToken"]
 
     def fetch(self, name: str, version: str | None = None) -> Fetched:
         """As Folder's; a connection cut in the middle of the body is tried again."""
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
-
         expected = {"IfMatch": version} if version else {}
+
+        def get() -> Fetched:
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + name, **expected)
+            kept = {key: answer[key] for key in ("ServerSideEncryption", "SSEKMSKeyId") if answer.get(key)}
+            return Fetched(bytes(answer["Body"].read()), answer["ETag"], kept)
+
         with explained(self, "read"):
-            for attempt in range(self.attempts):
-                try:
-                    answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + name, **expected)
-                    kept = {key: answer[key] for key in ("ServerSideEncryption", "SSEKMSKeyId") if answer.get(key)}
-                    return Fetched(bytes(answer["Body"].read()), answer["ETag"], kept)
-                except (HTTPClientError, IncompleteReadError):
-                    if attempt + 1 == self.attempts:
-                        raise
-                    time.sleep(min(0.2 * 2**attempt, 20))
-        raise AssertionError("the last attempt returns or raises")
+            return patiently(get, max(self.patience, 5))
 
     def create(
         self, name: str, data: bytes, content_type: str = "", encryption: Mapping[str, str] | None = None
@@ -217,7 +214,7 @@ class Bucket:
         expected = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         with explained(self, "write"):
             try:
-                answer = self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, **expected)
+                answer = self._do("put_object", Bucket=self.bucket, Key=self.prefix + name, Body=data, **expected)
             except ClientError as error:
                 if code_of(error) in HELD | MISSING:
                     return None
@@ -226,20 +223,23 @@ class Bucket:
 
     def _upload(self, key: str, data: bytes, how: dict[str, str]) -> None:
         """Write where nothing is yet: in one request, or in parts that appear together."""
-        where, client = {"Bucket": self.bucket, "Key": key}, self._client
+        where = {"Bucket": self.bucket, "Key": key}
         if len(data) <= PART:
-            client.put_object(Body=data, IfNoneMatch="*", **where, **how)
+            self._do("put_object", Body=data, IfNoneMatch="*", **where, **how)
             return
-        upload = {**where, "UploadId": client.create_multipart_upload(**where, **how)["UploadId"]}
+        upload = {**where, "UploadId": self._do("create_multipart_upload", **where, **how)["UploadId"]}
         try:
             parts = []
             for number, start in enumerate(range(0, len(data), PART), 1):
-                done = client.upload_part(Body=data[start : start + PART], PartNumber=number, **upload)
+                done = self._do("upload_part", Body=data[start : start + PART], PartNumber=number, **upload)
                 parts.append({"ETag": done["ETag"], "PartNumber": number})
-            client.complete_multipart_upload(MultipartUpload={"Parts": parts}, IfNoneMatch="*", **upload)
+            self._do("complete_multipart_upload", MultipartUpload={"Parts": parts}, IfNoneMatch="*", **upload)
         except BaseException:
-            client.abort_multipart_upload(**upload)  # parts left behind cost money for ever
+            self._client.abort_multipart_upload(**upload)  # parts left behind cost money for ever
             raise
+
+    def _do(self, operation: str, **arguments: Any) -> Any:
+        return patiently(lambda: getattr(self._client, operation)(**arguments), self.patience)
 
     def _list(self, below: str) -> Iterator[tuple[str, int]]:
         """(name relative to `below`, bytes) of every object under it."""
@@ -247,13 +247,13 @@ class Bucket:
 
     @property
     def _client(self) -> Any:
-        return _client(self.endpoint_url, self.attempts)
+        return _client(self.endpoint_url)
 
 
 Storage = Folder | Bucket
 
 
-def storage_of(uri: str, endpoint_url: str | None = None, attempts: int = HURRIED) -> Storage:
+def storage_of(uri: str, endpoint_url: str | None = None, patience: float = HURRIED) -> Storage:
     """A local folder, or `s3://bucket/prefix`. Nothing is asked of the network yet. Raises StorageError."""
     if "://" not in uri:
         return Folder(Path(uri).expanduser().resolve())
@@ -262,7 +262,7 @@ def storage_of(uri: str, endpoint_url: str | None = None, attempts: int = HURRIE
     if scheme != "s3" or not bucket:
         raise StorageError(f"expected a folder or s3://bucket/prefix, got {uri}; check the address")
     prefix = prefix.strip("/")
-    return Bucket(bucket, f"{prefix}/" if prefix else "", _endpoint(endpoint_url), attempts)
+    return Bucket(bucket, f"{prefix}/" if prefix else "", _endpoint(endpoint_url), patience)
 
 
 def filesystem_of(uri: str, endpoint_url: str | None = None) -> tuple[pafs.FileSystem, str]:

@@ -68,7 +68,7 @@ def verify(
     """
     place = storage_of(uri, endpoint_url, PATIENT)
     try:
-        statement, public = opened(place.fetch(STATEMENT).data)
+        statement, public = opened(storage_of(uri, endpoint_url).fetch(STATEMENT).data)  # a mistake is told at once
     except FileNotFoundError as error:
         raise StorageError(
             f"no {STATEMENT} in {address_of(place)}: this is no release, or its job has not finished; check the "
