@@ -2,7 +2,8 @@
 
 Every stage sees the whole face, not patches around landmarks: it moves the current landmarks to the mean shape by a
 similarity, warps the crop along, and corrects them there, told where they are by a heatmap and what the stage before
-had seen by a feature image. Ours is the paper's with a quarter of its channels.
+had seen by a feature image. Ours folds 2x2 pixels into channels first and has a quarter of the paper's channels: at
+full resolution, element-wise operations would eat a third of the time.
 
 Landmarks are in continuous pixels of the crop (a pixel's centre is at + 0.5), in the order of iBUG 300-W.
 """
@@ -26,8 +27,8 @@ class DANConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     px: int = 112
     """Side of the crop, a multiple of 16."""
-    width: int = 16
-    """Channels of the first convolutions (the paper: 64); doubled after each of four poolings."""
+    width: int = 32
+    """Channels at half the crop's side (the paper: 128); doubled after each of the first two of three poolings."""
     stages: int = 2
 
 
@@ -36,8 +37,9 @@ class Stage(nn.Module):
 
     def __init__(self, channels: int, config: DANConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for i in range(4):
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        channels *= 4
+        for i in range(3):
             for _ in range(2):
                 layers += [nn.Conv2d(channels, channels := config.width << i, 3, 1, 1, bias=False)]
                 layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]

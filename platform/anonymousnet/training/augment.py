@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anonymousnet import draw
+from anonymousnet.training.disturbances import blurred, quantised
 
 
 def flip(faces: Tensor, chance: float = 0.5) -> Tensor:
@@ -54,3 +55,10 @@ def erase(faces: Tensor, chance: float, largest: float = 0.4) -> Tensor:
     box = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]
     box &= (draw.uniform(n) < chance)[:, None, None, None]
     return faces.masked_fill(box.to(faces.device), 0.0)
+
+
+def weather(faces: Tensor) -> Tensor:
+    """Blur a random quarter of the batch (1 pixel) and compress another quarter as JPEG at quality 50 does."""
+    fate = draw.uniform(len(faces), 1, 1, 1, device=faces.device)
+    soft, coded = blurred(faces, 1.0), quantised(faces, 0.13)
+    return torch.where(fate < 0.25, soft, torch.where(fate < 0.5, coded, faces)).clamp(-1, 1)

@@ -18,7 +18,7 @@ from anonymousnet import draw, weights
 from anonymousnet.config import TrainConfig
 from anonymousnet.errors import DataError
 from anonymousnet.nets.dan import DAN, DANConfig, five_from_68, landmark_loss
-from anonymousnet.training.augment import erase, jitter_matrices, recolour
+from anonymousnet.training.augment import erase, jitter_matrices, recolour, weather
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.task import Task
@@ -41,7 +41,7 @@ class LandmarksTask(Task):
     weights: ClassVar[str] = "landmarks"
     px_multiple: ClassVar[int] = 16
     defaults: ClassVar[dict[str, Any]] = {
-        "steps": 4000, "batch": 32, "lr": 1e-3, "ema": 0.998, "px": 112, "width": 16,
+        "steps": 3000, "batch": 32, "lr": 1e-3, "ema": 0.998, "px": 112, "width": 32,
     }  # fmt: skip
 
     def __init__(self, config: TrainConfig, contents: Contents) -> None:
@@ -51,7 +51,7 @@ class LandmarksTask(Task):
                 "expected 68 landmarks for every face, got none; make them with "
                 "`python -m anonymousnet.training.teacher CELEBA CELEBA/landmarks_68.npz`, or use --synthetic"
             )
-        self.shape = DANConfig(px=config.px or 112, width=config.width or 16)
+        self.shape = DANConfig(px=config.px or 112, width=config.width or 32)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"dan": self.started(DAN(self.shape))}
@@ -62,7 +62,7 @@ class LandmarksTask(Task):
         assert batch.landmarks_B682 is not None
         # Some three to seven times what crops placed by the detector differ by (2 degrees, 0.065, 0.01 of the side).
         faces, points = moved(*mirrored(batch.faces_B3HW, batch.landmarks_B682), degrees=15, scale=0.2, shift=0.06)
-        faces = erase(recolour(faces, 0.4, 0.4, 0.4), chance=0.4, largest=0.5)
+        faces = erase(weather(recolour(faces, 0.4, 0.4, 0.4)), chance=0.4, largest=0.5)
         answers = engine.module(faces.contiguous(memory_format=torch.channels_last))
         losses = [landmark_loss(answer, points) for answer in answers]
         engine.step(torch.stack(losses).sum())
