@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -52,6 +53,12 @@ class Home:
         for name in there - here.keys():
             if _in_checkpoint(name):
                 remote.delete(name)
+
+    def close(self) -> None:
+        """Remove the folder in front of S3; what was pushed stays there. Nothing happens to a folder that is OUT."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
 
     def _remote(self) -> Bucket | None:
         place = storage_of(self.uri, self.endpoint_url)

@@ -116,18 +116,20 @@ def _watched(trainer: Any, progress: Any, scale: ScaleConfig, told: Callable[[To
             ended.append(error)
 
     threading.Thread(target=fit, daemon=True).start()
-    while not ended:
-        time.sleep(1)
-        state, error, silent = ray.get(progress.ask.remote())
-        told(state)
-        if error is not None:  # no new attempt would mend it
-            raise error
-        if silent > scale.deadline_s:
-            raise ClusterError(
-                f"no worker took a step for {silent:.0f} s (scale.deadline_s {scale.deadline_s:.0f}), after step "
-                f"{state['step']}; finished steps are kept: look at the machines and run it again to go on"
-            )
-    shutil.rmtree(trainer.run_config.storage_path, ignore_errors=True)
+    try:
+        while not ended:
+            time.sleep(1)
+            state, error, silent = ray.get(progress.ask.remote())
+            told(state)
+            if error is not None:  # no new attempt would mend it
+                raise error
+            if silent > scale.deadline_s:
+                raise ClusterError(
+                    f"no worker took a step for {silent:.0f} s (scale.deadline_s {scale.deadline_s:.0f}), after step "
+                    f"{state['step']}; finished steps are kept: look at the machines and run it again to go on"
+                )
+    finally:
+        shutil.rmtree(trainer.run_config.storage_path, ignore_errors=True)
     state, error, _ = ray.get(progress.ask.remote())
     if error is not None:
         raise error

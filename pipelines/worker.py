@@ -74,6 +74,8 @@ def work(settings: dict[str, Any]) -> None:
         _Worker(job).run()
     except AnonymousNetError as error:  # all workers come to it alike, and would again: no other attempt
         ray.get(job.progress.fail.remote(error))
+    finally:
+        job.home.close()
 
 
 class _Worker:

@@ -142,6 +142,7 @@ def main() -> None:
     torch.set_num_threads(1)
     net, faces, unseen = small_resnet(), pictures(MADE_FROM, 3)[0], pictures(UNSEEN, 2)[0]
     base = report("plain sign-gradient, 10", net, lambda: plain(net, faces), unseen)
+    report("sgd, 5 epochs", net, lambda: ours(net, faces, "sgd", 5), unseen, base)
     report("sgd, 10 epochs", net, lambda: ours(net, faces, "sgd", 10), unseen, base)
     if cpu_has_bf16():
         with autocast(torch.device("cpu"), torch.bfloat16):
