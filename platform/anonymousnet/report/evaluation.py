@@ -85,7 +85,7 @@ def rate(value: Rate | None) -> str:
 
 def number(value: float) -> str:
     """Three digits; what is nothing but rounding is 0."""
-    return f"{0.0 if abs(value) < 1e-9 else value:.3g}" if math.isfinite(value) else "n/a"
+    return f"{0.0 if abs(value) < 1e-4 else value:.3g}" if math.isfinite(value) else "n/a"
 
 
 def strongest(attacks: Sequence[Attack], pair: Pair) -> tuple[Attack, Matching]:
