@@ -302,5 +302,5 @@ def _explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting '{where}'; `anonymousnet config` lists all of them")
         else:
-            lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}")
     return "; ".join(lines)

@@ -9,44 +9,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from anonymousnet import weights
 from anonymousnet.config import Config
 from anonymousnet.data.store import private_folder, write_atomic
-from anonymousnet.device import Runner
 from anonymousnet.errors import ConfigError, WeightsError
-from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy import recognisers as judges
 from anonymousnet.privacy import sweep
 from anonymousnet.privacy.attackers import Attack, known_people, naive
 from anonymousnet.privacy.examine import Clean, Examined, detect, embed, examine, read_features, tools
 from anonymousnet.privacy.finetune import Effort
+from anonymousnet.privacy.jobs import Job, Progress, Run, workers
 from anonymousnet.privacy.matching import check_people, thresholds
-from anonymousnet.privacy.methods import METHODS, translation
-from anonymousnet.privacy.pairs import Pairs, open_release, true_probabilities
+from anonymousnet.privacy.methods import METHODS, THIS, TRANSLATION
+from anonymousnet.privacy.pairs import Pairs, count_photos, open_release, true_probabilities
 from anonymousnet.privacy.verdict import Verdict, judge
 
-THIS = "this release"
-TRANSLATION = "translation (strength 0)"
 CHUNK = 100
 """Faces per embedding job."""
-WORTH_PROCESSES = 200
-"""Releases of fewer faces are evaluated in this process."""
 
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 Vectors = dict[str, NDArray[np.float32]]
 
 
@@ -90,10 +79,6 @@ class Work:
     effort: Effort
 
 
-Job = tuple[Callable[..., Any], tuple[Any, ...]]
-Run = Callable[[list[Job], Progress], list[Any]]
-
-
 def evaluate(
     release: Path, originals: Path, identities: Path, config: Config, out: Path | None = None,
     recognisers: Sequence[str] = (), progress: Progress = lambda items, _: items, effort: Effort | None = None,
@@ -111,13 +96,13 @@ def evaluate(
     names, missing = _recognisers(recognisers, config)
     kit = tools(config, names)
     reader = true_probabilities(kit.classifier, kit.runner)
-    opened = open_release(release, originals, identities, config, reader, progress)
-    pairs = opened.pairs
-    check_people(pairs.identities_N)
-    known = known_people(pairs.identities_N)
-    others, left_out = _other_methods(pairs, config)
-    base = sweep.around(config, opened.facts)
-    with _pool(config, len(pairs)) as run:
+    others, left_out = _other_methods(config)
+    with workers(config.device, count_photos(release)) as run:
+        opened = open_release(release, originals, identities, config, reader, run, progress)
+        pairs = opened.pairs
+        check_people(pairs.identities_N)
+        known = known_people(pairs.identities_N)
+        base = sweep.around(config, opened.facts)
         everyone, methods, curve = _attacked(
             Work(config, names, pairs, known, effort or Effort()), base, others, run, progress
         )
@@ -137,7 +122,7 @@ def evaluate(
 
 
 def _attacked(
-    work: Work, base: Config, others: Mapping[str, Pairs], run: Run, progress: Progress
+    work: Work, base: Config, others: Sequence[str], run: Run, progress: Progress
 ) -> tuple[list[Attack], list[Examined], list[sweep.Point]]:
     """(naive attackers on all faces, every method under every attacker, the curve)."""
     pairs, known = work.pairs, work.known_N
@@ -151,11 +136,11 @@ def _attacked(
     points, features = run([(detect, here), (read_features, here)], progress)
     originals = Clean(clean, points, features)
     jobs: list[Job] = []
-    for name, hidden in {THIS: pairs, **others}.items():
+    for name in (THIS, *others):
         seen = released if name == THIS else None
-        jobs.append((examine, (work.config, work.names, name, hidden, known, originals, seen, work.effort)))
+        jobs.append((examine, (work.config, work.names, name, pairs, known, originals, seen, work.effort)))
     for knob, value, chosen in sweep.settings(base):
-        jobs.append((sweep.measure, (base, work.names, knob, value, chosen, pairs, clean, limits)))
+        jobs.append((sweep.measure, (base, work.names, knob, value, chosen, pairs, originals, limits)))
     results = run(jobs, progress)
     return (
         everyone,
@@ -212,40 +197,13 @@ def _missing_points(curve: Sequence[sweep.Point]) -> list[str]:
     return []
 
 
-def _other_methods(pairs: Pairs, config: Config) -> tuple[dict[str, Pairs], list[str]]:
-    """The same originals under every other method."""
-    found = {name: pairs.under(method(pairs.sources_N3HW), None) for name, method in METHODS.items()}
+def _other_methods(config: Config) -> tuple[tuple[str, ...], list[str]]:
+    """The methods that the release is compared with, and why one is missing."""
     try:
-        net = weights.build(weights.read(config.synthesize.translation_weights), Translator)
+        weights.folder_of(config.synthesize.translation_weights)
     except WeightsError:
-        return found, [f"{TRANSLATION}: its weights are not here; `anonymousnet train translator`"]
-    assert pairs.said_N40 is not None
-    runner = Runner(config.device, config.precision, 32)
-    faces = translation(pairs.sources_N3HW, pairs.said_N40, net, runner)
-    return found | {TRANSLATION: pairs.under(faces, pairs.said_N40)}, []
-
-
-@contextmanager
-def _pool(config: Config, faces: int) -> Iterator[Run]:
-    """A function that runs jobs and returns their results in order: in other processes where that pays.
-
-    Processes and not threads: dlib holds Python's lock while it computes.
-    """
-    workers = os.cpu_count() or 1
-    gpu = config.device != "cpu" and torch.cuda.is_available()
-    if workers == 1 or gpu or faces < WORTH_PROCESSES:
-        yield lambda jobs, progress: [function(*values) for function, values in progress(jobs, len(jobs))]
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-
-        def run(jobs: list[Job], progress: Progress) -> list[Any]:
-            futures: list[Future[Any]] = [pool.submit(function, *values) for function, values in jobs]
-            for done in progress(as_completed(futures), len(futures)):
-                done.result()
-            return [future.result() for future in futures]
-
-        yield run
+        return tuple(METHODS), [f"{TRANSLATION}: its weights are not here; `anonymousnet train translator`"]
+    return (*METHODS, TRANSLATION), []
 
 
 def _embedded(run: Run, work: Work, faces: NDArray[np.uint8], progress: Progress) -> Vectors:

@@ -10,21 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
 from anonymousnet.config import Config
-from anonymousnet.device import Runner
+from anonymousnet.device import Runner, quickest
 from anonymousnet.metrics import image
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.metrics.image import Interval, Points
 from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy import recognisers
 from anonymousnet.privacy.attackers import Attack, Inference, Scored, infer, parrot, reversal, some_of_each
 from anonymousnet.privacy.finetune import Effort
 from anonymousnet.privacy.matching import clustered
-from anonymousnet.privacy.pairs import Pairs, true_probabilities
+from anonymousnet.privacy.methods import METHODS, THIS, TRANSLATION, translation
+from anonymousnet.privacy.pairs import Pairs
 from anonymousnet.privacy.recognisers import Ours, Recogniser, resized, unit_range
 
 Vectors = NDArray[np.float32]
@@ -84,7 +87,7 @@ class Tools:
 @functools.lru_cache(maxsize=1)
 def tools(config: Config, names: tuple[str, ...]) -> Tools:
     """Load the networks once per process. Raises WeightsError, ConfigError."""
-    runner = Runner(config.device, config.precision, 32)
+    runner = Runner(config.device, quickest(config.device, config.precision), 32, steady=False)
     classifier = weights.build(weights.read(config.predict.weights), Classifier)
     judges = tuple(recognisers.load(name, config, runner) for name in names)
     return Tools(runner, judges, runner.place(classifier), Detector(config.align))
@@ -128,10 +131,12 @@ def examine(
 ) -> Examined:  # fmt: skip
     """Job: every attacker on one method, scored on the people not `known`, and the method's quality.
 
-    `released`: recogniser -> vectors of all N faces of the release itself: all photos are looked up then, and
-    subgroups are told apart. None for a method it is compared with: COMPARED_PHOTOS of each person.
+    `pairs`: of the release; for a method it is compared with, the originals are hidden anew here. `released`:
+    recogniser -> vectors of all N faces of the release itself: all photos are looked up then, and subgroups are told
+    apart. None for other methods: COMPARED_PHOTOS of each person.
     """
     kit = tools(config, names)
+    pairs = hidden(method, pairs, config, kit.runner)
     others = np.flatnonzero(~known_N)
     known, unknown = pairs.take(np.flatnonzero(known_N)), pairs.take(others)
     probes = np.arange(len(others)) if released else some_of_each(unknown.identities_N, COMPARED_PHOTOS)
@@ -150,6 +155,17 @@ def examine(
     groups = pairs.subgroups() if released else {}
     by_subgroup = {name: seen.quality(members) for name, members in groups.items() if members.sum() >= 2}
     return Examined(method, attacks, inference, seen.quality(np.ones(len(pairs), np.bool_)), by_subgroup)
+
+
+def hidden(method: str, pairs: Pairs, config: Config, runner: Runner) -> Pairs:
+    """The same originals under another method; THIS leaves them as released."""
+    if method == THIS:
+        return pairs
+    if method != TRANSLATION:
+        return pairs.under(METHODS[method](pairs.sources_N3HW), None)
+    assert pairs.said_N40 is not None
+    net = weights.build(weights.read(config.synthesize.translation_weights), Translator)
+    return pairs.under(translation(pairs.sources_N3HW, pairs.said_N40, net, runner), pairs.said_N40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +187,10 @@ class Seen:
     def of(cls, kit: Tools, pairs: Pairs, clean: Clean) -> Seen:
         rows = sample(len(pairs))
         similar, decibels = image.likeness(pairs.sources_N3HW, pairs.released_N3HW)
+        fake = features(kit, pairs.released_N3HW)
         return cls(
-            pairs.identities_N, clean.features_ND, features(kit, pairs.released_N3HW), similar, decibels,
-            _agreement(kit, pairs), rows, clean.points, image.detect(kit.detector, pairs.released_N3HW[rows]),
+            pairs.identities_N, clean.features_ND, fake, similar, decibels, _agreement(kit, pairs, fake), rows,
+            clean.points, image.detect(kit.detector, pairs.released_N3HW[rows]),
         )  # fmt: skip
 
     def quality(self, members_N: Mask) -> Quality:
@@ -197,17 +214,18 @@ def features(kit: Tools, faces_N3HW: NDArray[np.uint8]) -> NDArray[np.float64]:
     return image.features(kit.classifier, unit_range(resized(faces_N3HW, kit.classifier.config.px)), kit.runner)
 
 
-def read_back(kit: Tools, pairs: Pairs) -> Rate | None:
-    """Share of released attributes that the classifier reads off the released face."""
-    right = _agreement(kit, pairs)
+def read_back(kit: Tools, pairs: Pairs, features_ND: NDArray[np.float64]) -> Rate | None:
+    """Share of released attributes that the classifier reads off the released face, given its features."""
+    right = _agreement(kit, pairs, features_ND)
     return None if right is None else _share(right, pairs.identities_N)
 
 
-def _agreement(kit: Tools, pairs: Pairs) -> Mask | None:
+def _agreement(kit: Tools, pairs: Pairs, features_ND: NDArray[np.float64]) -> Mask | None:
     if pairs.said_N40 is None:
         return None
-    probabilities = true_probabilities(kit.classifier, kit.runner)(pairs.released_N3HW)
-    return image.agreement(probabilities, pairs.said_N40)
+    with torch.inference_mode():
+        logits = kit.classifier.head(torch.from_numpy(features_ND).float().to(kit.runner.device)).cpu()
+    return image.agreement(torch.sigmoid(logits).numpy(), pairs.said_N40)
 
 
 def _share(right_NA: Mask, ids_N: NDArray[np.int64]) -> Rate:

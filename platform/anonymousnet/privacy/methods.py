@@ -21,6 +21,7 @@ from anonymousnet.privacy.recognisers import unit_range
 
 Faces = NDArray[np.uint8]
 
+THIS, TRANSLATION = "this release", "translation (strength 0)"
 BLUR_SIGMA = 1 / 16
 """Standard deviation of the Gaussian blur, as a share of the crop's side: 8 pixels of 128."""
 CELLS = 8

@@ -6,7 +6,8 @@ the released photo: an advantage that a real attacker may not have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ from anonymousnet.data.celeba import read_pairs as read_numbers
 from anonymousnet.data.images import load_photo
 from anonymousnet.errors import DataError, FaceError, ImageError, StorageError
 from anonymousnet.nets.classifier import Classifier
+from anonymousnet.privacy.jobs import Progress, Run, here
 from anonymousnet.privacy.recognisers import resized, unit_range
 
 Faces = NDArray[np.uint8]
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 FACE_PX = 128
 """Side of the crops that attackers work on."""
+CHUNK = 50
+"""Photos per reading job."""
 GROUPS = ("Male", "Young", "Pale_Skin")
 """Attributes that every headline rate is split by."""
 
@@ -89,7 +92,7 @@ class Opened:
 
 def open_release(
     release: Path, originals: Path, identities_file: Path, config: Config, classifier: Callable[[Faces], Any],
-    progress: Progress = lambda items, _: items,
+    run: Run = here, progress: Progress = lambda items, _: items,
 ) -> Opened:  # fmt: skip
     """Match released photos with originals of the same relative path, find and align the largest face of each.
 
@@ -108,9 +111,10 @@ def open_release(
             f"such as '{Path(next(iter(photos), '000001.jpg')).name} 17'"
         )
     left_out = {"not in the identity file": len(photos) - len(named)}
-    detector, found = Detector(config.align), []
-    for name in progress(list(named), len(named)):
-        both = _faces(release / name, _original(originals, name), len(photos[name]), detector, config)
+    asked = [(release / name, _original(originals, name), len(photos[name])) for name in named]
+    parts = run([(_read, (asked[i : i + CHUNK], config)) for i in range(0, len(asked), CHUNK)], progress)
+    found = []
+    for name, both in zip(named, itertools.chain.from_iterable(parts), strict=True):
         if isinstance(both, str):
             left_out[both] = left_out.get(both, 0) + 1
         else:
@@ -121,6 +125,11 @@ def open_release(
             + ", ".join(f"{reason} {count}" for reason, count in left_out.items() if count)
         )
     return _opened(found, photos, named, identities_file, classifier, left_out)
+
+
+def count_photos(release: Path) -> int:
+    """How many photos a release holds. Raises StorageError, DataError."""
+    return len(_rows(release))
 
 
 def true_probabilities(net: Classifier, runner: Any) -> Callable[[Faces], NDArray[np.float32]]:
@@ -183,6 +192,12 @@ def _original(originals: Path, name: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def _read(asked: Sequence[tuple[Path, Path | None, int]], config: Config) -> list[tuple[Faces, Faces, int] | str]:
+    """Job: `_faces` of some photos."""
+    detector = Detector(config.align)
+    return [_faces(released, original, rows, detector, config) for released, original, rows in asked]
 
 
 def _faces(

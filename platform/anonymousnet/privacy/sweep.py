@@ -21,7 +21,7 @@ from anonymousnet.faces import FaceBatch
 from anonymousnet.metrics import image
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.metrics.image import Interval
-from anonymousnet.privacy.examine import features, read_back, tools
+from anonymousnet.privacy.examine import Clean, features, read_back, tools
 from anonymousnet.privacy.matching import ALL, Thresholds, match
 from anonymousnet.privacy.methods import confined
 from anonymousnet.privacy.pairs import Pairs
@@ -97,7 +97,7 @@ def _now(config: Config) -> dict[str, float | None]:
 
 def measure(
     config: Config, names: tuple[str, ...], knob: str, value: float, chosen: bool, pairs: Pairs,
-    clean: Mapping[str, NDArray[np.float32]], limits: Mapping[str, Thresholds],
+    originals: Clean, limits: Mapping[str, Thresholds],
 ) -> Point | None:  # fmt: skip
     """Job: release one photo of each person at one setting; None where weights for it are missing."""
     _, first = np.unique(pairs.identities_N, return_index=True)
@@ -111,17 +111,17 @@ def measure(
     best = None
     for judge in kit.recognisers:
         vectors = judge.embed(faces)
-        found = match(clean[judge.name], vectors, pairs.identities_N, limits[judge.name], None, rows)
+        found = match(originals.vectors[judge.name], vectors, pairs.identities_N, limits[judge.name], None, rows)
         by = {m.pair: m for m in found if m.subgroup == ALL}
         if best is None or by["other"].rank["1"].value > best[1]["other"].rank["1"].value:
             best = judge.name, by
     assert best is not None  # there is always a recogniser
     name, by = best
     similar = float(image.likeness(released.sources_N3HW, faces)[0].mean())
+    fake = features(kit, faces)
     return Point(
         knob, value, chosen, name, list(by["other"].tar.values())[-1], by["other"].rank["1"], by["own"].rank["1"],
-        image.kid(features(kit, released.sources_N3HW), features(kit, faces)), similar, read_back(kit, released),
-        len(rows),
+        image.kid(originals.features_ND[rows], fake), similar, read_back(kit, released, fake), len(rows),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -61,6 +62,9 @@ def evaluation_page(result: Evaluation) -> str:
         policy=result.verdict.policy,
         finite=result.facts["epsilon"] is not None and math.isfinite(result.facts["epsilon"]),
     )
+    # A figure and an interval each stay in one piece; between them a narrow column may break.
+    html = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", html)
+    html = re.sub(r"(\[-?[\d.e-]+), (?=[-\d])", "\\1,\N{NO-BREAK SPACE}", html)
     # A folder name that is not UTF-8 arrives with lone surrogates, which no page can hold.
     return html.encode("utf-8", "replace").decode()
 
@@ -80,8 +84,8 @@ def rate(value: Rate | None) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3g}" if math.isfinite(value) else "n/a"
+    """Three digits; what is nothing but rounding is 0."""
+    return f"{0.0 if abs(value) < 1e-4 else value:.3g}" if math.isfinite(value) else "n/a"
 
 
 def strongest(attacks: Sequence[Attack], pair: Pair) -> tuple[Attack, Matching]:
@@ -104,12 +108,9 @@ def advice(result: Evaluation) -> str:
 
     reached = [p for p in result.curve if not p.chosen and worse(p) <= goal]
     if not reached:
-        near = min((p for p in result.curve if not p.chosen), key=worse, default=chosen)
         return (
             f"The next level is {aim} in naming the person, with the whole interval. No setting measured here, changed "
-            f"alone, is shown to reach it. The nearest is {_setting(near)}: {rate(near.rank1)} against other photos of "
-            f"the person and {rate(near.own_rank1)} against the very original (this release: {rate(chosen.rank1)} and "
-            f"{rate(chosen.own_rank1)})."
+            f"alone, is shown to reach it. {_nearest(result, chosen)}"
         )
     best = min(reached, key=lambda p: p.kid.value)
     return (
@@ -117,6 +118,23 @@ def advice(result: Evaluation) -> str:
         f"{rate(chosen.rank1)} against other photos of the person, at a picture distance (KID, own features) of "
         f"{number(best.kid.value)} instead of {number(chosen.kid.value)}."
     )
+
+
+def _nearest(result: Evaluation, chosen: Point) -> str:
+    """The setting that names fewest, of those that are no worse with either kind of photo in the attacker's hands."""
+
+    def rates(point: Point) -> str:
+        return f"{rate(point.rank1)} by other photos of the person and {rate(point.own_rank1)} by the very original"
+
+    better = [
+        p for p in result.curve
+        if not p.chosen and p.rank1.value <= chosen.rank1.value and p.own_rank1.value <= chosen.own_rank1.value
+        and (p.rank1.value, p.own_rank1.value) != (chosen.rank1.value, chosen.own_rank1.value)
+    ]  # fmt: skip
+    if not better:
+        return f"None is nearer than this release on both counts: {rates(chosen)}."
+    near = min(better, key=lambda p: (p.rank1.value, p.own_rank1.value))
+    return f"The nearest is {_setting(near)}: {rates(near)} (this release: {rates(chosen)})."
 
 
 def _setting(point: Point) -> str:

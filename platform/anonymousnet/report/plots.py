@@ -65,7 +65,7 @@ def curve(title: str, xs: Sequence[float], points: Sequence[Bar], limit: float |
     axes.minorticks_off()
     if share:
         axes.set_ylim(0, max(0.05, 1.1 * max(p.high for p in points)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return _svg(figure, axes, title)
 
 
