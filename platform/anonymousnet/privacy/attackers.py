@@ -40,7 +40,7 @@ Mask = NDArray[np.bool_]
 
 KNOWN_SHARE = 0.5
 """Share of the people that trained attackers learn from."""
-PARROT_LR, REVERSAL_LR, INFERENCE_LR = 3e-4, 2e-3, 3e-4
+PARROT_LR, REVERSAL_LR, INFERENCE_LR = 3e-4, 5e-4, 3e-4
 
 
 @dataclass(frozen=True, slots=True)
