@@ -213,6 +213,20 @@ class ScaleConfig(Section):
     """Longest wait for machines, and between two steps, in seconds; then the run ends with an error."""
 
 
+class TuringConfig(Section):
+    """The visual Turing test at /turing: people tell released faces from untouched ones."""
+
+    folder: Path | None = None
+    """Folder with `released/` and `untouched/` photos, and `identities.txt` (lines of `photo number`) if it is known
+    who they show; raters see all of them. null: no test."""
+    trials: int = Field(20, ge=1, le=200)
+    """Questions of one test."""
+    minutes: float = Field(60, gt=0)
+    """How long a rater may take for one test; later answers are refused."""
+    answers: Path = Path("~/.anonymousnet/turing.sqlite")
+    """SQLite file, on a local disk and outside `folder`, that keeps the answers."""
+
+
 class Config(Section):
     """The whole tree."""
 
