@@ -91,7 +91,7 @@ class ServeConfig(Section):
     keepable: tuple[str, ...] | None = None
     """Attributes that a request may keep; null: any."""
     buckets: tuple[str, ...] = ()
-    """Buckets, or prefixes such as s3://photos/public, that bulk jobs may read from and write to; none: no bulk jobs."""
+    """Buckets, or prefixes such as s3://photos/public, that bulk jobs may read and write; none: no bulk jobs."""
     audit: str | None = None
     """Private place of bulk jobs' evidence, such as s3://private: each job gets a folder there."""
     watch_s: float = Field(5, gt=0)
