@@ -1,7 +1,6 @@
 """The HTTP API, version 1. The only part of the service that knows HTTP; OpenAPI is at /openapi.json."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: FastAPI reads the annotations, and some of them are made in `router`.
 import base64
 import json
 import time
@@ -162,7 +161,7 @@ RELEASED_AS = {200: {"description": "The released photo; its public evidence is 
                      "content": {kind: {} for kind in ("image/jpeg", "image/png", "image/webp")}}}  # fmt: skip
 
 
-def router(service: Service) -> APIRouter:
+def router(service: "Service") -> APIRouter:
     """`/v1/...`."""
     routes = APIRouter(prefix="/v1")
     bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer KEY`; not needed where /v1/policy says so.")
@@ -207,7 +206,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _operations(routes: APIRouter, service: Service) -> None:
+def _operations(routes: APIRouter, service: "Service") -> None:
     ready = _held(READY_S, lambda: call(service.align.ready, service.probe, left_s=service.probe.left_s))
 
     @routes.get("/health/live", response_model=Status, tags=["operations"])
@@ -228,7 +227,7 @@ def _operations(routes: APIRouter, service: Service) -> None:
         return {"version": __version__, "weights": weights_of(service.config), "detector": DETECTOR}
 
 
-async def _anonymize(service: Service, request: Request, key: ApiKey | None, settings: Settings) -> Response:
+async def _anonymize(service: "Service", request: Request, key: ApiKey | None, settings: Settings) -> Response:
     started, asked = time.monotonic(), ask(settings.wanted(), service.config, key)
     data = await _photo(service, request)
     left = asked.left_s - (time.monotonic() - started)
@@ -245,21 +244,21 @@ async def _anonymize(service: Service, request: Request, key: ApiKey | None, set
     return Response(answer.photo, media_type=answer.media_type, headers=evidence.headers(answer.faces, release) | NO_STORE)
 
 
-async def _photo(service: Service, request: Request) -> bytes:
+async def _photo(service: "Service", request: Request) -> bytes:
     data = await read_photo(request, service.config.serve.max_bytes, service.config.serve.deadline_s)
     if not data:
         raise Problem("empty-image")
     return data
 
 
-def _told(service: Service, refused: Refused) -> Problem:
+def _told(service: "Service", refused: Refused) -> Problem:
     problem = refused.problem()
     if problem.status < 500:
         service.metrics.withheld(problem.kind)
     return problem
 
 
-async def _budget(service: Service, key: ApiKey | None, subject: str | None) -> Response:
+async def _budget(service: "Service", key: ApiKey | None, subject: str | None) -> Response:
     release = service.config.release
     if service.books is None or release.ledger is None:
         raise Problem("no-ledger")

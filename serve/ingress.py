@@ -61,14 +61,14 @@ class Ingress:
     ) -> None:  # fmt: skip
         self.service = Service(config, load_the_key(config, mark), align, books)
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
+    def __serve_build_asgi_app__(self) -> FastAPI:
         return application(self.service)
 
     async def check_health(self) -> None:
         """A replica whose event loop answers is healthy; its callees are checked on their own."""
 
 
-def application(service: Service) -> ASGIApp:
+def application(service: Service) -> FastAPI:
     """The whole HTTP face."""
     from anonymousnet.serve import page, turing
 
@@ -86,7 +86,8 @@ def application(service: Service) -> ASGIApp:
     app.include_router(turing.router(service.config.serve.turing, service.turing_secret, Depends(operator).dependency))
     _tell_problems(app)
     _describe_problems(app)
-    return Envelope(app, service.metrics)
+    app.add_middleware(Envelope, metrics=service.metrics)
+    return app
 
 
 def _tell_problems(app: FastAPI) -> None:
@@ -146,9 +147,8 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 have = {name.lower() for name, _ in message["headers"]}
-                extra = {**SECURITY, "X-Request-ID": scope["anonymousnet.id"]}
                 message["headers"] = [*message["headers"], *(
-                    (name.lower().encode(), value.encode()) for name, value in extra.items()
+                    (name.lower().encode(), value.encode()) for name, value in SECURITY.items()
                     if name.lower().encode() not in have
                 )]  # fmt: skip
             await send(message)
