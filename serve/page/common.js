@@ -42,6 +42,7 @@ export async function call(path, options = {}) {
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
   const wait = answer.headers.get("Retry-After");
+  if (answer.status === 401) problem.remedy = key ? "Check the key." : "Enter the key above.";
   throw new Refusal({
     title: problem.title ?? `The service refused (${answer.status})`,
     detail: typeof problem.detail === "string" ? problem.detail : "",
@@ -57,6 +58,7 @@ export function showProblem(refusal, id = "problem") {
     $(`${id}-${part}`).textContent = sentence(refusal?.[part] ?? "");
     $(`${id}-${part}`).hidden = !refusal?.[part];
   }
+  if (refusal) $(id).scrollIntoView({ block: "nearest" });
 }
 
 /** The service speaks in clauses; a page in sentences. */

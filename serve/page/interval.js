@@ -1,6 +1,6 @@
 // A share and its 95 % interval on a line from 0 to 100 %, with chance marked.
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 export function drawInterval(svg, { value, low, high }, chance) {
   const draw = (tag, attributes) => {

@@ -1,5 +1,6 @@
 // The page at `/`: a photo in, its release out, the three answers beside the sliders.
 
+import { listenToCamera } from "./camera.js";
 import { $, asRefusal, call, make, Refusal, showProblem, useKey } from "./common.js";
 import { chooseFace, fillTables } from "./table.js";
 import { changedBox, closeUp } from "./zoom.js";
@@ -46,6 +47,7 @@ async function begin() {
     place(name, start[name]);
   }
   answer();
+  if (photo) request(); // chosen while the policy was on its way
 }
 
 /** Puts a slider where `value` is nearest. */
@@ -97,6 +99,7 @@ function take(file) {
   faces = null;
   zoom();
   $("attributes").hidden = true;
+  $("stage-title").focus({ preventScroll: true }); // the button that was pressed is about to go
   if (policy) request();
 }
 
@@ -264,26 +267,6 @@ function another() {
   $("choose").focus();
 }
 
-async function shoot() {
-  const dialog = $("shoot"), video = $("video");
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } });
-  } catch {
-    fail(new Refusal({ title: "No camera", detail: "The browser gave no picture from a camera.", remedy: "Allow it for this page, or choose a photo instead.", status: 400 }));
-    return;
-  }
-  video.srcObject = stream;
-  dialog.addEventListener("close", () => stream.getTracks().forEach((track) => track.stop()), { once: true });
-  dialog.showModal();
-}
-
-function snap() {
-  const video = $("video"), canvas = make("canvas", { width: video.videoWidth, height: video.videoHeight });
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  canvas.toBlob((blob) => { $("shoot").close(); take(blob); }, "image/jpeg", 0.95);
-}
-
 function listen() {
   for (const name of CONTROLS) $(name).addEventListener("input", () => changed(name));
   $("cut").addEventListener("input", cut);
@@ -294,10 +277,7 @@ function listen() {
   $("sample").addEventListener("click", sample);
   $("another").addEventListener("click", another);
   $("again").addEventListener("click", () => { showProblem(null); if (!policy) begin(); else if (photo) request(); });
-  $("camera").hidden = !navigator.mediaDevices?.getUserMedia;
-  $("camera").addEventListener("click", shoot);
-  $("snap").addEventListener("click", snap);
-  $("unshoot").addEventListener("click", () => $("shoot").close());
+  listenToCamera(take, fail);
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     useKey($("key").value);

@@ -20,9 +20,9 @@ async function load() {
     $("key-form").hidden = true;
     show(findings);
   } catch (error) {
-    const refusal = asRefusal(error), locked = refusal.status === 401 || refusal.status === 403;
+    const refusal = asRefusal(error), locked = refusal.status === 401;
     $("key-form").hidden = !locked;
-    showProblem(refusal);
+    if (!locked || $("key").value) showProblem(refusal);
     if (locked) $("key").focus();
   }
 }

@@ -45,6 +45,8 @@ class Service:
         """Seconds that the next requests take longer, each its own."""
         self.asked: list[dict[str, Any]] = []
         """Settings of every release, in order of arrival."""
+        self.finished = 0
+        """Releases that were made, whether or not anybody still waited for them."""
         self.key: str | None = None
         """If set, the API asks for it."""
         self._anonymizers: dict[tuple[float, float, float], Anonymizer] = {}
@@ -75,6 +77,7 @@ class Service:
         faces = [asdict(face.evidence.public) for face in done.faces]
         for face in faces:
             face["epsilon"] = face["epsilon"] if math.isfinite(face["epsilon"]) else None
+        self.finished += 1
         kind = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}[suffix]
         return {"photo": base64.b64encode(data).decode(), "media_type": kind, "width": width, "height": height,
                 "faces": faces, "release": self.config.release.name}  # fmt: skip
