@@ -46,7 +46,9 @@ def _run(config: Config, address: str | None) -> None:
 
     settings = config.serve
     with running(config, address) as wait:
-        click.echo(f"AnonymousNet answers at http://{settings.host}:{settings.port}/ (API: /openapi.json); Ctrl-C ends it")
+        click.echo(
+            f"AnonymousNet answers at http://{settings.host}:{settings.port}/ (API: /openapi.json); Ctrl-C ends it"
+        )
         wait()
     click.echo("ended", err=True)
     sys.exit(0)

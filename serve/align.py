@@ -21,17 +21,19 @@ from anonymousnet.anonymizer import Anonymizer, Prepared
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo
-from anonymousnet.errors import AnonymousNetError, ConfigError, FaceError
+from anonymousnet.errors import AnonymousNetError, FaceError
 from anonymousnet.faces import FaceBatch
 from anonymousnet.parts import STAGES, Parts
 from anonymousnet.privacy.ledger import Spend
-from anonymousnet.privacy.randomness import derive, load_key
+from anonymousnet.privacy.randomness import derive
 from anonymousnet.serve.asked import Asked
 from anonymousnet.serve.calls import by_value, call
 from anonymousnet.serve.metrics import Metrics
 from anonymousnet.serve.problems import Refused
+from anonymousnet.serve.release_key import load_the_key
 
 T = TypeVar("T")
+Handle = DeploymentHandle[Any]
 MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 
 
@@ -51,38 +53,16 @@ class Answer:
     weights: dict[str, str]
 
 
-def load_the_key(config: Config, mark: bytes) -> bytes:
-    """The release key of this machine, which must be the one that the service was started with.
-
-    Raises ConfigError.
-    """
-    path = config.release.key_file.expanduser()
-    key = load_key(path)
-    if mark_of(key) != mark:
-        raise ConfigError(
-            f"key file {path}: this machine has another key than the one the service was started with, and would give "
-            "other photos; put the same file on every machine"
-        )
-    return key
-
-
-def mark_of(key: bytes) -> bytes:
-    """What tells whether two machines have the same key; it gives no hint of the key."""
-    return derive(key, "serve")
-
-
 class Align:
     """Photo in, photo out. `stages`: deployment of each stage, or {"fused": all of them}."""
 
-    def __init__(
-        self, config: Config, mark: bytes, stages: Mapping[str, DeploymentHandle[Any]], books: DeploymentHandle[Any] | None
-    ) -> None:  # fmt: skip
+    def __init__(self, config: Config, mark: bytes, stages: Mapping[str, Handle], books: Handle) -> None:
         self.config, self.metrics = _within(config), Metrics()
         self.parts = Parts(self.config)
         self.key = load_the_key(config, mark)
         self.anonymizer = Anonymizer.of(self.parts, self.key)
         self.stages = {name: by_value(stages[name]) for name in (*STAGES, "fused") if name in stages}
-        self.books = books and by_value(books)
+        self.books, self._pays = by_value(books), config.release.ledger is not None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="align")
         self._probe()
 
@@ -151,7 +131,7 @@ class Align:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._probe)
 
     async def _through(
-        self, name: str, handle: DeploymentHandle[Any], faces: FaceBatch, asked: Asked, until: float
+        self, name: str, handle: Handle, faces: FaceBatch, asked: Asked, until: float
     ) -> FaceBatch | Refused:  # fmt: skip
         left = until - time.monotonic()
         done: FaceBatch | Refused = await call(handle.run, faces, asked.before(left), left_s=left)
@@ -186,7 +166,7 @@ class Align:
 
     async def _spend(self, anonymizer: Anonymizer, prepared: Prepared, asked: Asked, until: float) -> Refused | None:
         """Have it written down before the photo is let out."""
-        if self.books is None:
+        if not self._pays:
             return None
         spends = anonymizer.spends(prepared)
         if asked.key and asked.budget:

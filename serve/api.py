@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
@@ -127,6 +127,31 @@ class Budget(BaseModel):
     key: Spent | None
 
 
+PLACE = r"^s3://[a-z0-9.-]{3,63}(/[A-Za-z0-9_.=+@/-]{0,500})?$"
+
+
+class BulkSettings(BaseModel):
+    """A bulk job: every photo of `source` into `target`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    source: str = Field(pattern=PLACE)
+    """s3://bucket/prefix"""
+    target: str = Field(pattern=PLACE)
+    """s3://bucket/prefix, empty or of the same job"""
+    settings: Settings = Settings()
+    """As for one photo; without `subject`."""
+
+
+class Job(BaseModel):
+    """A bulk job's state: counts, no names."""
+
+    id: str
+    state: Literal["pending", "running", "stopped", "succeeded", "failed"]
+    progress: dict[str, float] | None = None
+    summary: dict[str, Any] | None = None
+
+
 class Version(BaseModel):
     version: str
     weights: dict[str, str]
@@ -164,9 +189,13 @@ RELEASED_AS = {200: {"description": "The released photo; its public evidence is 
 def router(service: "Service") -> APIRouter:
     """`/v1/...`."""
     routes = APIRouter(prefix="/v1")
-    bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer KEY`; not needed where /v1/policy says so.")
+    bearer = HTTPBearer(
+        auto_error=False, description="`Authorization: Bearer KEY`; not needed where /v1/policy says so."
+    )
 
-    def key_of(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], request: Request) -> ApiKey | None:
+    def key_of(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], request: Request
+    ) -> ApiKey | None:
         return service.gate.key(request.headers.get("authorization"))
 
     async def admitted(key: Annotated[ApiKey | None, Depends(key_of)]) -> ApiKey | None:
@@ -201,6 +230,23 @@ def router(service: "Service") -> APIRouter:
     def policy(nothing: Annotated[Nothing, Query()]) -> dict[str, Any]:
         """What may be asked for here, and what was measured."""
         return policy_of(service.config)
+
+    @routes.post(
+        "/jobs", status_code=202, responses=problems(400, 401, 403, 422, 429, 503), response_model=Job, tags=["jobs"]
+    )
+    async def submit(wanted: BulkSettings, key: worker, response: Response) -> dict[str, Any]:
+        """Start a bulk job; it goes on by itself."""
+        if wanted.settings.subject is not None:
+            raise Problem("bad-parameter", "a bulk job has many subjects; leave `subject` out")
+        asked = ask(wanted.settings.wanted(), service.config, key)
+        identity = await service.jobs.submit(wanted.source, wanted.target, asked)
+        response.headers["Location"] = f"/v1/jobs/{identity}"
+        return {"id": identity, "state": "pending"}
+
+    @routes.get("/jobs/{identity}", responses=problems(401, 404, 422, 503), response_model=Job, tags=["jobs"])
+    async def job(identity: Annotated[str, Path(pattern="^[0-9a-f]{32}$")], key: anyone) -> dict[str, Any]:
+        """How far a job is."""
+        return await service.jobs.state(identity, key and key.name)
 
     _operations(routes, service)
     return routes
@@ -241,7 +287,9 @@ async def _anonymize(service: "Service", request: Request, key: ApiKey | None, s
         return JSONResponse(
             {"photo": photo, "media_type": answer.media_type, "width": answer.width, "height": answer.height,
              "faces": faces, "release": release}, headers=NO_STORE)  # fmt: skip
-    return Response(answer.photo, media_type=answer.media_type, headers=evidence.headers(answer.faces, release) | NO_STORE)
+    return Response(
+        answer.photo, media_type=answer.media_type, headers=evidence.headers(answer.faces, release) | NO_STORE
+    )
 
 
 async def _photo(service: "Service", request: Request) -> bytes:
@@ -260,7 +308,7 @@ def _told(service: "Service", refused: Refused) -> Problem:
 
 async def _budget(service: "Service", key: ApiKey | None, subject: str | None) -> Response:
     release = service.config.release
-    if service.books is None or release.ledger is None:
+    if release.ledger is None:
         raise Problem("no-ledger")
     named = None if subject is None else subject_of(key, subject)
     found = await call(service.books.spent, named, key and key.name, left_s=service.config.serve.deadline_s)

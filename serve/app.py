@@ -23,6 +23,7 @@ from anonymousnet.errors import ConfigError
 from anonymousnet.parts import STAGES
 from anonymousnet.privacy.randomness import load_key
 from anonymousnet.serve.keys import Keys
+from anonymousnet.serve.release_key import mark_of
 
 IMPORT_PATH = "anonymousnet.serve.app:build"
 NAME = "anonymousnet"
@@ -43,22 +44,29 @@ def config_of(args: dict[str, Any]) -> Config:
 
 
 def graph(config: Config) -> Application:
-    """Deployments, wired."""
-    from anonymousnet.serve.align import Align, mark_of
-    from anonymousnet.serve.books import Books
+    """Deployments, wired. Raises ConfigError."""
     from anonymousnet.serve.ingress import Ingress
-    from anonymousnet.serve.stages import StageReplica
 
     check(config)
-    options = dict(deployments(config.serve))
     mark = mark_of(load_key(config.release.key_file.expanduser()))
-    names = ("fused",) if config.serve.fused else STAGES
+    align, books = behind(config, mark)
+    options = dict(deployments(config.serve))["Ingress"]
+    return serve.deployment(**options)(Ingress).bind(config, mark, align, books)
+
+
+def behind(config: Config, mark: bytes) -> tuple[Application, Application]:
+    """What stands behind the ingress: photos' way through the stages, and the books."""
+    from anonymousnet.serve.align import Align
+    from anonymousnet.serve.books import Books
+    from anonymousnet.serve.stages import StageReplica
+
+    options = dict(deployments(config.serve))
     stages = {
-        name: serve.deployment(**options[name.capitalize()])(StageReplica).bind(config, name) for name in names
-    }  # fmt: skip
-    books = serve.deployment(**options["Books"])(Books).bind(config, mark) if "Books" in options else None
-    align = serve.deployment(**options["Align"])(Align).bind(config, mark, stages, books)
-    return serve.deployment(**options["Ingress"])(Ingress).bind(config, mark, align, books)
+        name: serve.deployment(**options[name.capitalize()])(StageReplica).bind(config, name)
+        for name in (("fused",) if config.serve.fused else STAGES)
+    }
+    books = serve.deployment(**options["Books"])(Books).bind(config, mark)
+    return serve.deployment(**options["Align"])(Align).bind(config, mark, stages, books), books
 
 
 def check(config: Config) -> None:
@@ -124,4 +132,3 @@ def _flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value if isinstance(value, str) and not above else json.dumps(value)
-

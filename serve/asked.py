@@ -77,7 +77,9 @@ def ask(query: Query, config: Config, key: ApiKey | None) -> Asked:
     if strength not in (may := allowed_strengths(config, key)):
         raise Problem("policy", f"strength may be {', '.join(map(str, may))} here, got {strength:g}")
     if perturbation > serve.max_perturbation:
-        raise Problem("policy", f"perturbation may be at most {serve.max_perturbation:.4g} here, got {perturbation:.4g}")
+        raise Problem(
+            "policy", f"perturbation may be at most {serve.max_perturbation:.4g} here, got {perturbation:.4g}"
+        )
     if serve.keepable is not None and (beyond := set(query.keep) - set(serve.keepable)):
         raise Problem("policy", f"{', '.join(sorted(beyond))} may not be kept here")
     changes: dict[str, object] = {}

@@ -56,11 +56,13 @@ async def _from_form(request: Request, most: int) -> bytes:
         form = await InMemory(request.headers, _bounded(request, most + 4096), max_files=1, max_fields=8).parse()  # type: ignore[arg-type]
     except (MultiPartException, KeyError, ValueError) as error:
         raise Problem("bad-form", str(error)[:200]) from None
-    async with form:
+    try:
         photo = form.get("photo")
         if not isinstance(photo, UploadFile):
             raise Problem("bad-form", "there is no file in the field `photo`")
         return await photo.read()
+    finally:
+        await form.close()
 
 
 def _too_large(most: int) -> Problem:

@@ -9,8 +9,8 @@ from anonymousnet.config import Config
 from anonymousnet.errors import AnonymousNetError
 from anonymousnet.privacy.ledger import Ledger, Spend
 from anonymousnet.privacy.randomness import derive
-from anonymousnet.serve.align import load_the_key
 from anonymousnet.serve.problems import Refused
+from anonymousnet.serve.release_key import load_the_key
 
 MINUTE = 60.0
 

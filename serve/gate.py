@@ -17,10 +17,10 @@ from anonymousnet.serve.problems import Problem, Refused
 class Gate:
     """Checks keys. Without a keys file everybody may, which the configuration allows on loopback only."""
 
-    def __init__(self, config: Config, books: DeploymentHandle[Any] | None) -> None:
+    def __init__(self, config: Config, books: DeploymentHandle[Any]) -> None:
         """Raises ConfigError."""
         self.keys = Keys(config.serve.keys) if config.serve.keys else None
-        self._books = books and by_value(books)
+        self._books = by_value(books)
         self._left_s = config.serve.deadline_s
 
     def key(self, authorization: str | None) -> ApiKey | None:
@@ -42,8 +42,6 @@ class Gate:
         """Count a request that works on a photo. Raises Problem when the key has made too many."""
         if key is None or key.per_minute is None:
             return
-        if self._books is None:  # the key is newer than the service's start: nothing is there to count with
-            raise Problem("unavailable")
         wait: float | Refused = await call(self._books.admit, key.name, key.per_minute, left_s=self._left_s)
         if isinstance(wait, Refused):
             raise wait.problem()

@@ -20,12 +20,13 @@ from anonymousnet import __version__
 from anonymousnet.config import Config
 from anonymousnet.privacy.randomness import derive
 from anonymousnet.serve import api
-from anonymousnet.serve.align import load_the_key
 from anonymousnet.serve.asked import Query, ask
 from anonymousnet.serve.calls import by_value
 from anonymousnet.serve.gate import Gate
+from anonymousnet.serve.jobs import Jobs
 from anonymousnet.serve.metrics import Metrics
 from anonymousnet.serve.problems import Problem
+from anonymousnet.serve.release_key import load_the_key
 
 log = logging.getLogger("ray.serve")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -43,11 +44,11 @@ class Service:
     """What the routes work with."""
 
     def __init__(
-        self, config: Config, key: bytes, align: DeploymentHandle[Any], books: DeploymentHandle[Any] | None
+        self, config: Config, key: bytes, align: DeploymentHandle[Any], books: DeploymentHandle[Any]
     ) -> None:  # fmt: skip
         self.config = config
-        self.align, self.books = by_value(align), books and by_value(books)
-        self.gate, self.metrics = Gate(config, books), Metrics()
+        self.align, self.books = by_value(align), by_value(books)
+        self.gate, self.metrics, self.jobs = Gate(config, books), Metrics(), Jobs(config)
         self.turing_secret = derive(key, "visual turing test")
         self.probe = ask(Query(), config, None)
 
@@ -57,7 +58,7 @@ class Ingress:
     """One replica of it."""
 
     def __init__(
-        self, config: Config, mark: bytes, align: DeploymentHandle[Any], books: DeploymentHandle[Any] | None
+        self, config: Config, mark: bytes, align: DeploymentHandle[Any], books: DeploymentHandle[Any]
     ) -> None:  # fmt: skip
         self.service = Service(config, load_the_key(config, mark), align, books)
 

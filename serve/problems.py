@@ -19,7 +19,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "empty-image": Kind(400, "No photo was sent", "Send the photo's bytes as the body, or as the form's field `photo`."),
+    "empty-image": Kind(400, "No photo was sent", "Send its bytes as the body, or as the form's field `photo`."),
     "bad-form": Kind(400, "The form does not read", "Send multipart/form-data with one file in the field `photo`."),
     "bad-request": Kind(400, "The request does not read", "Compare it with /openapi.json."),
     "no-key": Kind(401, "An API key is needed", "Send the header `Authorization: Bearer KEY`."),
@@ -30,7 +30,7 @@ KINDS: dict[str, Kind] = {
     "not-found": Kind(404, "Nothing is here", "Compare the address with /openapi.json."),
     "no-ledger": Kind(404, "No budgets are kept here", "The operator sets release.ledger to keep them."),
     "bad-method": Kind(405, "Not with this method", "Compare the method with /openapi.json."),
-    "slow-body": Kind(408, "The body did not arrive in time", "Send it at once, over a faster line, or a smaller photo."),
+    "slow-body": Kind(408, "The body did not arrive in time", "Send it at once, over a faster line, or a smaller one."),
     "conflict": Kind(409, "This would undo a guarantee", "Use another release name."),
     "too-large": Kind(413, "The body or photo is too large", "Shrink the photo to what GET /v1/policy allows."),
     "not-an-image": Kind(415, "This is not a photo", "Send a JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG 2000 "

@@ -35,7 +35,7 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
 
     check(config)
     settings, mine = config.serve, not ray.is_initialized()
-    _join(address)
+    _join(address, bool(settings.buckets))
     try:
         serve.start(http_options=HTTPOptions(
             host=settings.host, port=settings.port, request_timeout_s=settings.deadline_s + 5
@@ -51,7 +51,8 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
             ray.shutdown()
 
 
-def _join(address: str | None) -> None:
+def _join(address: str | None, jobs: bool) -> None:
+    """`jobs`: whether Ray's job server, which comes with its dashboard, is needed."""
     import ray
 
     if ray.is_initialized():
@@ -61,7 +62,7 @@ def _join(address: str | None) -> None:
     try:
         if address is None:
             ray.init(
-                address="local", num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False,
+                address="local", num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=jobs,
                 object_store_memory=OBJECT_STORE, _node_ip_address="127.0.0.1", runtime_env=environment,
                 logging_level=logging.ERROR, log_to_driver=False,
             )  # fmt: skip
