@@ -70,5 +70,6 @@ def _sample() -> bytes:
     from skimage.data import astronaut
 
     out = io.BytesIO()
-    Image.fromarray(astronaut()).save(out, "JPEG", quality=92)
+    photo = Image.fromarray(astronaut())  # type: ignore[no-untyped-call]
+    photo.save(out, "JPEG", quality=92)
     return out.getvalue()

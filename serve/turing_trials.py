@@ -30,10 +30,12 @@ T = TypeVar("T")
 Task = Literal["real", "same"]
 Form = Literal["released", "untouched"]
 Choice = Literal["left", "right", "same", "different"]
+Measure = Literal["correct", "same_if_same", "same_if_different"]
 CHOICES: dict[Task, tuple[Choice, Choice]] = {"real": ("left", "right"), "same": ("same", "different")}
 CHANCE = 0.5
 LARGEST_PX = 512
 """Side of the largest square shown to raters."""
+_SAID_SAME: tuple[tuple[Measure, Choice], ...] = (("same_if_same", "same"), ("same_if_different", "different"))
 # Of six pairs of `same`, four show a released photo and two are the control.
 _CELLS: tuple[tuple[Form, Choice], ...] = (
     ("released", "same"), ("released", "different"), ("untouched", "same"),
@@ -96,7 +98,7 @@ class Finding:
 
     task: Task
     condition: Form
-    measure: Literal["correct", "same_if_same", "same_if_different"]
+    measure: Measure
     """Right answers; or answers "same person" where it was one person, and where it was not."""
     rate: Rate
     chance: float | None
@@ -157,10 +159,10 @@ def tally(answers: Iterable[Answer]) -> list[Finding]:
         correct = [answer.answer == answer.truth for answer in group]
         found.append(Finding(task, condition, "correct", _rate(group, correct), CHANCE, _tests(group)))
         if task == "same":
-            for measure, truth in (("same_if_same", "same"), ("same_if_different", "different")):
+            for measure, truth in _SAID_SAME:
                 part = [answer for answer in group if answer.truth == truth]
                 said = [answer.answer == "same" for answer in part]
-                found.append(Finding(task, condition, measure, _rate(part, said), None, _tests(part)))  # type: ignore[arg-type]
+                found.append(Finding(task, condition, measure, _rate(part, said), None, _tests(part)))
     return found
 
 

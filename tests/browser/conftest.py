@@ -108,8 +108,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
     options.binary_location = binary
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
                      "--disable-background-networking", "--use-fake-device-for-media-stream",
-                     "--use-fake-ui-for-media-stream", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
+                     "--use-fake-ui-for-media-stream"):  # fmt: skip
         options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(chauffeur))
     try:
@@ -164,9 +165,8 @@ def _running(
     small_weights: list[str], turing_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Service, str]]:
     answers = tmp_path_factory.mktemp("answers") / "answers.sqlite"
-    service = Service(Config.load(None, [
-        *small_weights, f"serve.turing.folder={turing_folder}", "serve.turing.trials=6", f"serve.turing.answers={answers}",
-    ]))  # fmt: skip
+    turing = [f"serve.turing.folder={turing_folder}", "serve.turing.trials=6", f"serve.turing.answers={answers}"]
+    service = Service(Config.load(None, [*small_weights, *turing]))
     with running(service.app) as address:
         yield service, address
 

@@ -122,9 +122,7 @@ class Service:
             return await run_in_threadpool(self.release, await request.body(), epsilon, strength, perturbation)
 
         @app.post("/v1/attributes")
-        async def attributes(
-            request: Request, authorization: Annotated[str | None, Header()] = None
-        ) -> dict[str, Any]:
+        async def attributes(request: Request, authorization: Annotated[str | None, Header()] = None) -> dict[str, Any]:
             self._check(authorization)
             return await run_in_threadpool(self.read, await request.body())
 

@@ -18,6 +18,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
+from tests.browser.standin import running
 
 from anonymousnet.config_serve import TuringConfig
 from anonymousnet.errors import ConfigError
@@ -26,7 +27,6 @@ from anonymousnet.serve import turing
 from anonymousnet.serve.problems import Problem
 from anonymousnet.serve.turing_answers import Answers
 from anonymousnet.serve.turing_trials import Answer, Gallery, deal, read_gallery, tally
-from tests.browser.standin import running
 
 SECRET = bytes(range(32))
 KEY = "the-operators-key"
@@ -85,7 +85,8 @@ def test_same_is_true_half_the_time_and_a_third_is_the_control(gallery: Gallery)
             assert forms == ({"released", "untouched"} if trial.condition == "released" else {"untouched"})
             cells[trial.condition, trial.truth] += 1
     assert cells == {
-        ("released", "same"): 60, ("released", "different"): 60, ("untouched", "same"): 30, ("untouched", "different"): 30,
+        ("released", "same"): 60, ("released", "different"): 60,
+        ("untouched", "same"): 30, ("untouched", "different"): 30,
     }  # fmt: skip
 
 
@@ -247,7 +248,8 @@ def test_a_whole_test_and_its_results(address: str) -> None:
         assert (status, progress) == (201, {"answered": number, "trials": 5})
     _, score, _ = ask(address, f"/tests/{test}/score")
     rate = wilson(right, 5)
-    assert score == {"correct": right, "trials": 5, "share": right / 5, "low": rate.low, "high": rate.high, "chance": 0.5}
+    assert (score["correct"], score["trials"], score["share"], score["chance"]) == (right, 5, right / 5, 0.5)
+    assert (score["low"], score["high"]) == (rate.low, rate.high)
     findings = [f for f in ask(address, "/results", key=KEY)[1] if f["task"] == "real"]
     assert findings[0]["rate"]["value"] == right / 5
     rows = list(csv.DictReader(io.StringIO(ask(address, "/results.csv", key=KEY)[1].decode())))
@@ -264,8 +266,8 @@ def test_nothing_tells_which_is_which(address: str, folder: Path) -> None:
             sizes.add(image.size)
             assert not image.getexif()
             assert not {"exif", "icc_profile", "comment"} & set(image.info)
-            kinds.add(tuple(sorted((name, value) for name, value in headers.items() if name not in ("date", "content-length"))))
             told += repr(headers)
+            kinds.add(repr(sorted(headers.items() - {(name, headers[name]) for name in ("date", "content-length")})))
     assert sizes == {(70, 70)}
     assert len(kinds) == 1
     assert not [word for word in ("released", "untouched", ".png", str(folder)) if word in told]
@@ -301,7 +303,8 @@ def test_wrong_answers_to_the_protocol_are_refused(address: str) -> None:
         assert found == status, path
         if path.count("..%2F") == 0:
             assert answer["remedy"], path
-    assert len(ask(address, "/results.csv", key=KEY)[1].decode().split(test.split(".")[2])) == 2  # one answer of this test
+    table = ask(address, "/results.csv", key=KEY)[1].decode()
+    assert table.count(test.split(".")[2]) == 1
 
 
 def test_late_and_outdated_tests_are_over(tmp_path: Path) -> None:
