@@ -196,7 +196,7 @@ function answer() {
   const face = release ? released() : { ...settings(), t: null };
   for (const [id, found] of [["now", isItPrivate(face, policy.measured)], ["how", howPrivate(face)], ["more", more(face, policy)]]) {
     const verdict = $(id).querySelector(".verdict"), words = $(id).querySelector(".words");
-    verdict.textContent = found.verdict;
+    if (verdict.textContent !== found.verdict) verdict.textContent = found.verdict; // read aloud where it changes
     verdict.dataset.level = found.level;
     words.replaceChildren();
     if (found.figures) words.append(make("dl", { className: "figures" }, ...found.figures.map(([value, what]) => make("div", {}, make("dt", {}, what), make("dd", {}, value)))));
@@ -231,7 +231,8 @@ function table() {
 
 function record() {
   const asked = new URLSearchParams(settings());
-  $("command").textContent = `curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' -o released.jpg \\\n  '${new URL("../v1/anonymize", import.meta.url)}?${asked}'`;
+  const key = policy.key_required ? " -H 'Authorization: Bearer KEY'" : "";
+  $("command").textContent = `curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'${key} -o released.jpg \\\n  '${new URL("../v1/anonymize", import.meta.url)}?${asked}'`;
   const { covers, weights, precision } = release.faces[0];
   $("covers").textContent = `In the words of the release: ${covers}`;
   const rows = [["release", release.release], ["arithmetic", precision], ...Object.entries(weights)];

@@ -79,8 +79,8 @@ export function isItPrivate(face, measured) {
 /** What was measured, with its 95 % intervals. */
 function found({ recogniser_names: face, own_embedder_names: scene, people, faces, epsilon }) {
   if (!face || !scene) return [];
-  const share = (value) => `${round(100 * value, 2)} %`;
-  const within = ({ released, interval: [low, high] }) => `${share(released)} [${round(100 * low, 2)}, ${round(100 * high, 2)}]`;
+  const share = (value) => `${round(100 * value, 2)}\u00a0%`;
+  const within = ({ released, interval: [low, high] }) => `${share(released)} [${round(100 * low, 2)},\u00a0${round(100 * high, 2)}]`;
   return [`Measured at epsilon ${epsilon} on ${faces.toLocaleString("en")} faces of ${people} people: a face recogniser still names ${within(face)} of people (untouched ${share(face.untouched)}, guessing ${share(face.chance)}); one that looks at hair and clothes too, ${within(scene)}.`];
 }
 
@@ -91,7 +91,7 @@ function found({ recogniser_names: face, own_embedder_names: scene, people, face
 export function howPrivate(face) {
   if (face.epsilon === null) return { verdict: "Not at all", level: "bad", figures: [["∞", "epsilon"]], words: [] };
   const { name, level } = levelOf(face.epsilon), whole = face.strength === 1;
-  const figures = [[round(face.epsilon, 3), "epsilon"], [`× ${factor(face.epsilon)}`, "most that odds can shift"]];
+  const figures = [[round(face.epsilon, 3), "epsilon"], [`× ${factor(face.epsilon)}`, whole ? "most that odds can shift" : "most, by the attributes alone"]];
   if (face.t !== null && face.t !== undefined) figures.push([face.t.toFixed(2), "t, distance from the population"]);
   const covered = whole ? "the 40 attributes, and every pixel of the painted face" : "the 40 attributes only, none of the pixels";
   const open = ["hair, ears, clothes and background", "the pose", "other photos of the person"];
@@ -102,7 +102,9 @@ export function howPrivate(face) {
     level: whole ? level : "bad",
     figures,
     words: [
-      "Seeing the release, nobody can shift the odds between any two faces by more than that factor, whatever they knew before.",
+      whole
+        ? "Whoever sees the release can shift the odds between two faces that could stand there by that factor at most, whatever they knew before."
+        : "The list of released attributes shifts the odds between two faces by that factor at most. The picture itself may tell far more.",
       `Covers ${covered}. Does not cover ${open.join(", ")}.`,
     ],
   };
@@ -120,8 +122,9 @@ export function more(face, policy) {
   const current = face.epsilon ?? Infinity;
   const goal = LEVELS.map(({ to }) => to).filter((to) => to < current - 1e-6 && to >= min).at(-1) ?? min;
   if (goal < current - 1e-6) {
-    const reaches = levelOf(goal).name !== levelOf(current).name ? `A ${levelOf(goal).name} promise: odds` : "Odds";
-    steps.push({ control: "epsilon", value: goal, label: `Epsilon ${round(goal, 3)}`, gain: `${reaches} shift by at most × ${factor(goal)}. The new face follows the old one less.` });
+    const promise = levelOf(goal).name !== levelOf(current).name ? `A ${levelOf(goal).name} promise: odds` : "Odds";
+    const by = face.strength === 1 ? "" : ", by the attributes";
+    steps.push({ control: "epsilon", value: goal, label: `Epsilon ${round(goal, 3)}`, gain: `${promise} shift by at most × ${factor(goal)}${by}. The new face follows the old one less.` });
   }
   if (face.perturbation < policy.perturbation.max - 1e-4) {
     steps.push({ control: "perturbation", value: policy.perturbation.max, label: `Disturb by ${round(policy.perturbation.max * 255, 3)}`, gain: "Harder to read for the programs it was made against; may show as a faint texture." });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -211,6 +212,40 @@ def test_nothing_sticks_out_at_390_pixels(browser: Browser, address: str, photos
         browser.open(f"{address}/{path}", NARROW)
         browser.until(lambda: browser.js("return document.readyState") == "complete", "the page")
         assert browser.overflow() <= 0
+
+
+WORDS = """
+const done = arguments[arguments.length - 1];
+import(new URL("assets/words.js", location)).then((words) => done(%s), (error) => done(String(error)));
+"""
+POLICY = """{epsilon: {default: %s, min: %s, max: 20}, strength: {default: 1, allowed: [%s]},
+             perturbation: {default: 0.02, max: %s}}"""
+
+
+def test_the_words_hold_at_the_edges(page: Browser) -> None:
+    def ask(code: str) -> Any:
+        return page.driver.execute_async_script(WORDS % code)
+
+    face = "{epsilon: %s, strength: %s, perturbation: 0.04, t: 0.1}"
+    usual = POLICY % (10, 0.1, "0.2, 0.8, 1", 0.04)
+    assert ask(f"words.isItPrivate({face % (3, 0)}, {{}})")["verdict"].startswith("No: people stay recognisable")
+    assert ask(f"words.isItPrivate({face % ('null', 1)}, {{}})")["level"] == "bad"
+    assert ask(f"words.isItPrivate({face % (10, 1)}, {{}})")["words"][-1].endswith(
+        "know the photo."
+    )  # nothing measured
+    assert ask(f"words.howPrivate({face % ('null', 1)})")["verdict"] == "Not at all"
+    below = ask(f"words.howPrivate({face % (1, 0.8)})")
+    assert (below["level"], below["words"][0].endswith("far more.")) == ("bad", True)  # no promise about pixels
+    kept = ask("words.howPrivate({epsilon: 1, strength: 1, t: 0.1, kept: ['Big_Nose']})")
+    assert "kept as they are (Big nose)" in kept["words"][1]
+    assert ask(f"words.more({face % (0.1, 1)}, {usual})")["steps"] == []
+    assert [s["value"] for s in ask(f"words.more({face % (15, 0.2)}, {usual})")["steps"]] == [1, 10]
+    strict = POLICY % ("null", 2, "1", 0.02)
+    assert [s["value"] for s in ask(f"words.more({face % (5, 1)}, {strict})")["steps"]] == [2]
+    stops = ask(f"words.stops({strict})")
+    assert stops["epsilon"] == [20, 15, 10, 7, 5, 3, 2]
+    assert stops["strength"] == [1]
+    assert ask(f"words.starts({strict})")["epsilon"] == 10
 
 
 def test_every_control_has_a_name_and_every_page_its_landmarks(page: Browser, address: str) -> None:
