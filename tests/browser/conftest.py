@@ -19,7 +19,9 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from anonymousnet.config import Config
 from anonymousnet.data.synthetic import render_face, render_page
-from tests.browser.standin import Service, running
+from anonymousnet.serve.keys import new_key
+from anonymousnet.serve.turing_answers import Answers
+from tests.browser.service import Watched, applications, running
 
 SECONDS = 30
 WIDE, NARROW = (1280, 800), (390, 844)
@@ -161,25 +163,56 @@ def turing_folder(tmp_path_factory: pytest.TempPathFactory, small_weights: list[
 
 
 @pytest.fixture(scope="session")
-def _running(
-    small_weights: list[str], turing_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Service, str]]:
+def _settings(small_weights: list[str], turing_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     answers = tmp_path_factory.mktemp("answers") / "answers.sqlite"
-    turing = [f"serve.turing.folder={turing_folder}", "serve.turing.trials=6", f"serve.turing.answers={answers}"]
-    service = Service(Config.load(None, [*small_weights, *turing]))
-    with running(service.app) as address:
-        yield service, address
+    return Config.load(None, [
+        *small_weights, "serve.fused=true", "serve.max_bytes=4000000", f"serve.turing.folder={turing_folder}",
+        "serve.turing.trials=6", f"serve.turing.answers={answers}",
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A file of API keys, and the one key in it."""
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
+    return file, new_key(file, "tester")
+
+
+@pytest.fixture(scope="session")
+def _running(_settings: Config, key: tuple[Path, str]) -> Iterator[tuple[Watched, str, str]]:
+    locked = _settings.model_copy(update={"serve": _settings.serve.model_copy(update={"keys": key[0]})})
+    with pytest.MonkeyPatch.context() as patch:
+        # `serve.batch` asks for its replica only to warn about settings, and in local mode there is none.
+        patch.setattr(
+            "ray.serve.batching._BatchQueue._warn_if_max_batch_size_exceeds_max_ongoing_requests", lambda _: None
+        )
+        free, asks_for_keys = (Watched(app) for app in applications(_settings, locked))
+        with running(free) as address, running(asks_for_keys) as locked_address:
+            yield free, address, locked_address
 
 
 @pytest.fixture
-def service(_running: tuple[Service, str]) -> Service:
+def service(_running: tuple[Watched, str, str], _settings: Config) -> Watched:
     """The service, as good as new."""
     service = _running[0]
-    service.delays, service.asked, service.key, service.finished = [], [], None, 0
-    service.config.serve.turing.answers.unlink(missing_ok=True)
+    service.delays, service.asked, service.finished = [], [], 0
+    _settings.serve.turing.answers.unlink(missing_ok=True)
     return service
 
 
 @pytest.fixture
-def address(service: Service, _running: tuple[Service, str]) -> str:
+def answers(_settings: Config) -> Answers:
+    """What raters said."""
+    return Answers(_settings.serve.turing.answers, Path("nowhere"))
+
+
+@pytest.fixture
+def address(service: Watched, _running: tuple[Watched, str, str]) -> str:
+    """Where whoever reaches the port may use it."""
     return _running[1]
+
+
+@pytest.fixture
+def locked_address(service: Watched, _running: tuple[Watched, str, str]) -> str:
+    """The same where a key is needed."""
+    return _running[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.conftest import NARROW, Browser
-from tests.browser.standin import Service
+from tests.browser.service import Watched
 
 PIXEL = """
 const [id, x, y] = arguments, image = document.getElementById(id), canvas = document.createElement("canvas");
@@ -22,6 +24,13 @@ TABLE = "#attributes tbody tr"
 ROWS = f"return Array.from(document.querySelectorAll('{TABLE}'), (r) => [...r.cells].map((c) => c.textContent))"
 EPSILON = "#how .figures dd"
 RANGE = "return document.getElementById('epsilon').valueAsNumber"
+
+
+def post(address: str, path: str, photo: Path) -> Any:
+    """The API's answer, without the page."""
+    headers = {"Accept": "application/json", "Content-Type": "image/png"}
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/v1/{path}", photo.read_bytes(), headers)) as answer:
+        return json.load(answer)
 
 
 @pytest.fixture
@@ -50,12 +59,12 @@ def test_a_photo_in_its_release_and_the_three_answers_out(page: Browser, address
 
 
 def test_the_table_shows_what_was_read_and_what_was_released(
-    page: Browser, service: Service, photos: dict[str, Path]
+    page: Browser, address: str, photos: dict[str, Path]
 ) -> None:
     page.choose(photos["one"])
     page.until(lambda: page.shown("#attributes"), "the table")
-    answer = service.release(photos["one"].read_bytes(), 10, 1, 5 / 255)["faces"][0]
-    read = service.read(photos["one"].read_bytes())["faces"][0]["probabilities"]
+    answer = post(address, "anonymize?epsilon=10&strength=1", photos["one"])["faces"][0]
+    read = post(address, "attributes", photos["one"])["faces"][0]["probabilities"]
     assert len(page.all("#painted tbody tr")) == 26
     assert len(page.all("#outside tbody tr")) == 14
     cells = {name: values for name, *values in page.js(ROWS)}
@@ -67,7 +76,7 @@ def test_the_table_shows_what_was_read_and_what_was_released(
 
 
 def test_sliders_ask_once_they_rest_and_the_answers_follow(
-    page: Browser, service: Service, photos: dict[str, Path]
+    page: Browser, service: Watched, photos: dict[str, Path]
 ) -> None:
     page.choose(photos["one"])
     start = page.js(RANGE)
@@ -92,7 +101,7 @@ def test_sliders_ask_once_they_rest_and_the_answers_follow(
     assert page.console() == []
 
 
-def test_a_late_answer_never_replaces_a_newer_one(page: Browser, service: Service, photos: dict[str, Path]) -> None:
+def test_a_late_answer_never_replaces_a_newer_one(page: Browser, service: Watched, photos: dict[str, Path]) -> None:
     page.choose(photos["one"])
     service.delays = [1.5]
     page.find("#epsilon").send_keys(Keys.ARROW_RIGHT)
@@ -106,7 +115,7 @@ def test_a_late_answer_never_replaces_a_newer_one(page: Browser, service: Servic
     assert page.text(EPSILON) == newest
 
 
-def test_a_suggested_step_sets_its_slider(page: Browser, service: Service, photos: dict[str, Path]) -> None:
+def test_a_suggested_step_sets_its_slider(page: Browser, service: Watched, photos: dict[str, Path]) -> None:
     page.choose(photos["one"])
     step = page.find("#more .steps button")
     assert step.text == "Epsilon 1"
@@ -146,7 +155,7 @@ def test_a_refusal_is_told_with_its_remedy_and_shows_no_release(
     assert not page.shown("#problem")
 
 
-def test_a_file_beyond_the_limit_is_not_even_sent(page: Browser, service: Service, photos: dict[str, Path]) -> None:
+def test_a_file_beyond_the_limit_is_not_even_sent(page: Browser, service: Watched, photos: dict[str, Path]) -> None:
     page.choose(photos["huge"])
     assert page.text("#problem-title") == "The file is too large"
     assert "3.8 MB" in page.text("#problem-detail")
@@ -154,21 +163,23 @@ def test_a_file_beyond_the_limit_is_not_even_sent(page: Browser, service: Servic
 
 
 def test_a_key_is_asked_for_and_kept_in_memory_only(
-    page: Browser, service: Service, address: str, photos: dict[str, Path]
+    browser: Browser, locked_address: str, key: tuple[Path, str], photos: dict[str, Path]
 ) -> None:
-    service.key = "a-secret-key"
-    page.open(address)
-    page.until(lambda: page.shown("#key-form"), "the question for a key")
-    page.choose(photos["one"])
-    assert page.text("#problem-title") == "An API key is needed"
-    page.find("#key").send_keys(service.key + Keys.ENTER)
-    page.until_state("done")
-    page.until(lambda: page.shown("#attributes"), "the table")
-    assert not [url for url in page.requests() if service.key in url]
-    assert page.js("return [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+    browser.open(locked_address)
+    browser.until(lambda: browser.shown("#key-form"), "the question for a key")
+    browser.choose(photos["one"])
+    assert browser.text("#problem-title") == "An API key is needed"
+    browser.find("#key").send_keys("a guess" + Keys.ENTER)
+    browser.until(lambda: browser.text("#problem-title") == "The API key is not known", "the refusal")
+    browser.find("#key").clear()
+    browser.find("#key").send_keys(key[1] + Keys.ENTER)
+    browser.until_state("done")
+    browser.until(lambda: browser.shown("#attributes"), "the table")
+    assert not [url for url in browser.requests() if key[1] in url]
+    assert browser.js("return [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
-def test_the_keyboard_alone_is_enough(page: Browser, service: Service) -> None:
+def test_the_keyboard_alone_is_enough(page: Browser, service: Watched) -> None:
     page.press(Keys.TAB)
     assert page.focused() == "Skip to the photo"
     page.tab_to("sample")
@@ -189,7 +200,7 @@ def test_the_keyboard_alone_is_enough(page: Browser, service: Service) -> None:
     assert page.focused() == "choose"
 
 
-def test_a_picture_from_the_camera(page: Browser, service: Service) -> None:
+def test_a_picture_from_the_camera(page: Browser, service: Watched) -> None:
     page.find("#camera").click()
     page.until(lambda: page.js("return document.getElementById('video').videoWidth"), "the camera's picture")
     page.find("#snap").click()

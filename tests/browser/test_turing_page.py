@@ -9,7 +9,6 @@ from selenium.webdriver.common.keys import Keys
 
 from anonymousnet.serve.turing_answers import Answers
 from tests.browser.conftest import NARROW, WIDE, Browser
-from tests.browser.standin import OPERATOR, Service
 
 QUESTIONS = 6
 
@@ -27,14 +26,14 @@ def wait_for(browser: Browser, number: int) -> None:
     browser.until(lambda: browser.js("return document.activeElement.id") == "question", "the pictures")
 
 
-def test_which_one_is_real_by_keyboard(browser: Browser, address: str, service: Service) -> None:
+def test_which_one_is_real_by_keyboard(browser: Browser, address: str, answers: Answers) -> None:
     start(browser, address, "real")
     for number in range(1, QUESTIONS + 1):
         wait_for(browser, number)
         assert len(browser.all("#pair button img")) == 2
         browser.press("1" if number % 2 else Keys.ARROW_RIGHT)
     browser.until(lambda: browser.shown("#end"), "the end")
-    given = Answers(service.config.serve.turing.answers, Path("nowhere")).all()
+    given = answers.all()
     assert [answer.answer for answer in given] == ["left", "right"] * (QUESTIONS // 2)
     right = sum(answer.answer == answer.truth for answer in given)
     assert browser.text("#end-score") == f"{right} of {QUESTIONS} right"
@@ -48,9 +47,9 @@ def test_which_one_is_real_by_keyboard(browser: Browser, address: str, service: 
 
 
 def test_the_same_person_by_touch_and_the_operator_s_results(
-    browser: Browser, address: str, service: Service, tmp_path: Path
+    browser: Browser, locked_address: str, key: tuple[Path, str], tmp_path: Path
 ) -> None:
-    start(browser, address, "same", NARROW)
+    start(browser, locked_address, "same", NARROW)  # raters need no key
     for number in range(1, QUESTIONS + 1):
         wait_for(browser, number)
         assert browser.overflow() <= 0
@@ -58,13 +57,13 @@ def test_the_same_person_by_touch_and_the_operator_s_results(
     browser.until(lambda: browser.shown("#end"), "the end")
     assert browser.console() == []
 
-    browser.open(f"{address}/turing/results", NARROW)
+    browser.open(f"{locked_address}/turing/results", NARROW)
     browser.until(lambda: browser.shown("#key-form"), "the question for a key")
     assert browser.all("#findings section") == []
     browser.find("#key").send_keys("a guess" + Keys.ENTER)
     browser.until(lambda: browser.shown("#problem"), "the refusal")
     browser.find("#key").clear()
-    browser.find("#key").send_keys(OPERATOR + Keys.ENTER)
+    browser.find("#key").send_keys(key[1] + Keys.ENTER)
     browser.until(lambda: browser.all("#findings section"), "the results")
     assert browser.overflow() <= 0
     text = browser.text("#findings")
@@ -82,7 +81,7 @@ def test_the_same_person_by_touch_and_the_operator_s_results(
     assert {row["task"] for row in rows} == {"same"}
 
 
-def test_an_interrupted_answer_is_sent_again_and_counts_once(browser: Browser, address: str, service: Service) -> None:
+def test_an_interrupted_answer_is_sent_again_and_counts_once(browser: Browser, address: str, answers: Answers) -> None:
     start(browser, address, "real")
     wait_for(browser, 1)
     # The answer arrives, but what the service says to that does not.
@@ -95,10 +94,10 @@ def test_an_interrupted_answer_is_sent_again_and_counts_once(browser: Browser, a
     browser.until(lambda: browser.shown("#problem"), "the failure")
     browser.find("#again").click()
     wait_for(browser, 2)
-    assert len(Answers(service.config.serve.turing.answers, Path("nowhere")).all()) == 1
+    assert len(answers.all()) == 1
 
 
-def test_a_test_that_is_over_leads_to_a_new_one(browser: Browser, address: str, service: Service) -> None:
+def test_a_test_that_is_over_leads_to_a_new_one(browser: Browser, address: str) -> None:
     start(browser, address, "real")
     wait_for(browser, 1)
     browser.js("""const real = window.fetch; window.fetch = (url, options) => {

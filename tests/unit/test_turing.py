@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
-from tests.browser.standin import running
+from tests.browser.service import running
 
 from anonymousnet.config_serve import TuringConfig
 from anonymousnet.errors import ConfigError
