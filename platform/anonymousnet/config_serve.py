@@ -29,9 +29,9 @@ class ReplicasConfig(Section):
     queued: int = Field(64, ge=1)
     """Requests that may wait at each caller; those beyond it are refused at once (503 with Retry-After)."""
     batch: int = Field(16, ge=1)
-    """Faces that one pass through the network takes, at most."""
+    """Photos whose faces go through the network in one pass, at most."""
     wait_s: float = Field(0, ge=0)
-    """How long a pass waits for more faces; 0: it takes what has gathered while the last one ran."""
+    """How long a pass waits for more; 0: it takes what has gathered while the last one ran."""
     upscale_s: float = Field(5, ge=0)
     """How long the load must last before replicas are added."""
     downscale_s: float = Field(60, ge=0)
