@@ -1,4 +1,5 @@
 # make demo    de-identify a few photos and print where the report is   (PHOTOS=folder for your own)
+# make serve   the page and the API at http://127.0.0.1:8000/
 # make test    all tests (`make browser` first installs Chromium for those that need one)
 # make check   ruff and mypy    make bench   speed, as ratios against peers
 PYTHON ?= python3
@@ -6,7 +7,7 @@ BIN := .venv/bin
 PHOTOS ?=
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test browser check bench install clean
+.PHONY: demo serve test browser check bench install clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml
@@ -17,6 +18,9 @@ install: .venv/installed
 demo: install
 	rm -rf runs/demo runs/demo-private
 	$(BIN)/anonymousnet demo runs/demo $(if $(PHOTOS),--photos '$(PHOTOS)')
+
+serve: install
+	$(BIN)/anonymousnet serve
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

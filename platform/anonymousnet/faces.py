@@ -5,9 +5,10 @@ Shapes are written as suffixes: B faces, 3 channels, H = W = `face_px` pixels, 4
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,6 +92,11 @@ class FaceBatch:
     def __len__(self) -> int:
         return len(self.context_B3HW)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tensors travel as arrays: torch's own pickling is six times slower, which every stage of a service pays."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _restored, ({k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()},)
+
     def with_(self, **changes: Any) -> FaceBatch:
         """A copy with some fields replaced."""
         return replace(self, **changes)
@@ -115,6 +121,11 @@ class FaceBatch:
         if not len(self.draw_keys) == len(self.code_keys) == b:
             raise StageError(f"keys: expected {b} of each, got {len(self.draw_keys)} and {len(self.code_keys)}")
         return self
+
+
+def _restored(values: dict[str, Any]) -> FaceBatch:
+    # An array that was unpickled in place is read-only, and torch wants none of those.
+    return FaceBatch(**{k: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for k, v in values.items()})
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], low: float, high: float) -> None:
