@@ -11,7 +11,12 @@ from typing import Any
 
 import grpc
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
 from ray.serve.handle import DeploymentHandle
 
 from anonymousnet.serve.problems import Refused
@@ -34,7 +39,7 @@ async def call(method: Any, *arguments: Any, left_s: float) -> Any:
     while True:
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-                return await method.remote(*arguments)
+                return await _answer(method.remote(*arguments))
         except BackPressureError:
             return Refused("Busy", "")
         except TimeoutError:
@@ -51,3 +56,10 @@ async def call(method: Any, *arguments: Any, left_s: float) -> Any:
             return Refused("Unavailable", "")
         await asyncio.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+async def _answer(response: Any) -> Any:
+    try:
+        return await response
+    except RequestCancelledError:
+        raise asyncio.CancelledError from None  # what it is to the deadline, and to a client that has hung up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -49,6 +50,7 @@ class Service:
         self.config = config
         self.align, self.books = by_value(align), by_value(books)
         self.gate, self.metrics, self.jobs = Gate(config, books), Metrics(), Jobs(config)
+        self.under_way, self.closed = 0, False
         self.turing_secret = derive(key, "visual turing test")
         self.probe = ask(Query(), config, None)
 
@@ -64,6 +66,12 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return application(self.service)
+
+    async def drain(self) -> None:
+        """Refuse what comes from now on, and wait for what is under way."""
+        self.service.closed = True
+        while self.service.under_way:
+            await asyncio.sleep(0.05)
 
     async def check_health(self) -> None:
         """A replica whose event loop answers is healthy; its callees are checked on their own."""
@@ -87,7 +95,7 @@ def application(service: Service) -> FastAPI:
     app.include_router(turing.router(service.config.serve.turing, service.turing_secret, Depends(operator).dependency))
     _tell_problems(app)
     _describe_problems(app)
-    app.add_middleware(Envelope, metrics=service.metrics)
+    app.add_middleware(Envelope, service=service)
     return app
 
 
@@ -131,8 +139,8 @@ def _describe_problems(app: FastAPI) -> None:
 class Envelope:
     """Around every request: its id, the security headers, what is counted, and the last catch of a mistake of ours."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -154,15 +162,20 @@ class Envelope:
                 )]  # fmt: skip
             await send(message)
 
+        self.service.under_way += 1
         try:
-            await self.app(scope, receive, outwards)
+            if self.service.closed:
+                await Problem("unavailable").response(_id(scope))(scope, receive, outwards)
+            else:
+                await self.app(scope, receive, outwards)
         except Exception as error:
             # The message may quote what was sent: the kind and the place are enough to find it.
             log.error("request %s: %s at %s", scope["anonymousnet.id"], type(error).__name__, _place(error))
             if status == 0:
                 await Problem("server-error").response(_id(scope))(scope, receive, outwards)
         finally:
-            self.metrics.answered(_route(scope), status or 499, time.perf_counter() - started)
+            self.service.under_way -= 1
+            self.service.metrics.answered(_route(scope), status or 499, time.perf_counter() - started)
 
 
 def _id(scope: Scope) -> str | None:

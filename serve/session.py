@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from anonymousnet.config import Config
 from anonymousnet.errors import ClusterError
@@ -34,7 +34,7 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
     from anonymousnet.serve.app import NAME, check, graph
 
     check(config)
-    settings, mine = config.serve, not ray.is_initialized()
+    settings = config.serve
     _join(address, bool(settings.buckets))
     try:
         serve.start(http_options=HTTPOptions(
@@ -42,21 +42,34 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
         ))  # fmt: skip
         serve.run(graph(config), name=NAME, route_prefix="/", logging_config=LoggingConfig(encoding="JSON"))
         yield _wait
+        _drain(settings.deadline_s)
     except RuntimeError as error:
         said = str(error).strip().splitlines()[0]
         raise ClusterError(f"the service did not start: {said}; Ray's logs say more") from error
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
-        if mine:
-            ray.shutdown()
+        if address is None:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+        else:
+            serve.delete(NAME)  # the cluster may serve other things
+        ray.shutdown()
+
+
+def _drain(seconds: float) -> None:
+    """Let requests under way finish: Serve takes all stages of an application away at once."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    from anonymousnet.serve.app import NAME
+
+    with suppress(TimeoutError, RayError, RayServeException):
+        serve.get_app_handle(NAME).drain.remote().result(timeout_s=seconds)
 
 
 def _join(address: str | None, jobs: bool) -> None:
     """`jobs`: whether Ray's job server, which comes with its dashboard, is needed."""
     import ray
 
-    if ray.is_initialized():
-        return
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
     try:

@@ -58,7 +58,7 @@ def photo() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def service(small_weights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(small_weights: list[str], photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("service")
     secret = new_key(folder / "keys.json", "acme")
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
@@ -74,8 +74,13 @@ def service(small_weights: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
         logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
         headers = {"Authorization": f"Bearer {secret}"}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
-            yield Running(config, client, secret, folder / "universal", logs)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
+        yield (service := Running(config, client, secret, folder / "universal", logs))
+        pool = ThreadPoolExecutor(6)
+        last = [pool.submit(service.post, photo) for _ in range(6)]
+        time.sleep(0.3)
+    with pool, client:  # whoever was being served when it ended got an answer
+        assert {one.result().status_code for one in last} == {200}
 
 
 def replicas(name: str) -> list[int]:

@@ -116,14 +116,15 @@ class TestSettings:
 def test_measured_figures_are_the_readmes() -> None:
     import json
 
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    readme = " ".join((ROOT / "README.md").read_text().split()).replace(" %", "%")
     measured = json.loads((ROOT / "serve" / "measured.json").read_text())
     names, own = measured["recogniser_names"], measured["own_embedder_names"]
     low, high = (f"{100 * value:.1f}" for value in names["interval"])
     assert f"names {names['untouched']:.0%} untouched" in readme
     assert f"{names['released']:.1%} [{low}, {high}] after ours (chance {names['chance']:.1%})" in readme
-    assert f"names {own['released']:.1%} [{own['interval'][0] * 100:.1f}, {own['interval'][1] * 100:.1f}]" in readme
-    assert f"{measured['linked_to_own_original']:.0%} of cases" in readme
+    low, high = (f"{100 * value:.1f}" for value in own["interval"])
+    assert f"names {own['released']:.1%} [{low}, {high}] of {measured['people']}" in readme
+    assert f"in {measured['linked_to_own_original']:.0%} of cases" in readme
 
 
 def test_evidence_headers_hold_public_evidence_only() -> None:
