@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ from anonymousnet.serve.calls import by_value, call
 from anonymousnet.serve.metrics import Metrics
 from anonymousnet.serve.problems import Refused
 from anonymousnet.serve.release_key import load_the_key
+from anonymousnet.serve.stages import StageReplica
+from anonymousnet.serve.wire import merged, sent
 
 T = TypeVar("T")
 Handle = DeploymentHandle[Any]
@@ -54,14 +57,15 @@ class Answer:
 
 
 class Align:
-    """Photo in, photo out. `stages`: deployment of each stage, or {"fused": all of them}."""
+    """Photo in, photo out. `stages`: the deployment of each stage; none: they are all in this replica."""
 
     def __init__(self, config: Config, mark: bytes, stages: Mapping[str, Handle], books: Handle) -> None:
         self.config, self.metrics = _within(config), Metrics()
         self.parts = Parts(self.config)
         self.key = load_the_key(config, mark)
         self.anonymizer = Anonymizer.of(self.parts, self.key)
-        self.stages = {name: by_value(stages[name]) for name in (*STAGES, "fused") if name in stages}
+        self.stages = {name: by_value(handle) for name, handle in stages.items()}
+        self.fused = None if stages else StageReplica(self.config, STAGES, config.serve.fused_replicas, self.parts)
         self.books, self._pays = by_value(books), config.release.ledger is not None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="align")
         self._probe()
@@ -73,11 +77,9 @@ class Align:
             anonymizer = await self._cpu(until, functools.partial(self._under, asked))
             with self.metrics.timed("align"):
                 prepared = await self._cpu(until, lambda: self._prepare(anonymizer, data, asked.subject))
-            done: FaceBatch | Refused = prepared.batch
-            for name, handle in self.stages.items():
-                done = await self._through(name, handle, done, asked, until)
-                if isinstance(done, Refused):
-                    return done
+            done = await self._through(STAGES, prepared.batch, asked, until)
+            if isinstance(done, Refused):
+                return done
             with self.metrics.timed("finish"):
                 answer = await self._cpu(until, lambda: self._finish(anonymizer, prepared, done))
             if (refused := await self._spend(anonymizer, prepared, asked, until)) is not None:
@@ -96,11 +98,7 @@ class Align:
         until = time.monotonic() + asked.left_s
         try:
             prepared = await self._cpu(until, lambda: self._prepare(self.anonymizer, data, None))
-            name = next(iter(self.stages))
-            if name == "fused":
-                seen = await call(self.stages[name].predict, prepared.batch, asked, left_s=until - time.monotonic())
-            else:
-                seen = await self._through(name, self.stages[name], prepared.batch, asked, until)
+            seen = await self._through(STAGES[:1], prepared.batch, asked, until)
         except _Late:
             return Refused("DeadlineExceeded", "")
         except AnonymousNetError as error:
@@ -114,27 +112,34 @@ class Align:
         """Whether a face goes through all stages; those that may be at 0 replicas are left asleep."""
         px, until = self.parts.face_px, time.monotonic() + asked.left_s
         blank = torch.zeros(1, 3, px, px)
-        faces: FaceBatch | Refused = FaceBatch(
+        faces = FaceBatch(
             context_B3HW=blank, region_B1HW=torch.ones(1, 1, px, px), draw_keys=(bytes(32),), code_keys=(bytes(32),),
             strength=asked.strength, source_B3HW=blank,
         )  # fmt: skip
-        for name, handle in self.stages.items():
-            if getattr(self.config.serve, "fused_replicas" if name == "fused" else name).min == 0:
-                return None
-            faces = await self._through(name, handle, faces, asked, until)
-            if isinstance(faces, Refused):
-                return faces
-        return None
+        awake = list(itertools.takewhile(lambda name: getattr(self.config.serve, name).min > 0, STAGES))
+        done = await self._through(STAGES if self.fused else awake, faces, asked, until)
+        return done if isinstance(done, Refused) else None
 
     async def check_health(self) -> None:
-        """Ray replaces a replica whose detector does not run."""
+        """Ray replaces a replica whose detector, or a network, does not run."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._probe)
+        if self.fused is not None:
+            await self.fused.check_health()
 
     async def _through(
-        self, name: str, handle: Handle, faces: FaceBatch, asked: Asked, until: float
+        self, names: Sequence[str], faces: FaceBatch, asked: Asked, until: float
     ) -> FaceBatch | Refused:  # fmt: skip
+        """Some of the stages, each in a replica of its own, or all of them here."""
         left = until - time.monotonic()
-        done: FaceBatch | Refused = await call(handle.run, faces, asked.before(left), left_s=left)
+        if self.fused is not None:
+            return await self.fused.run(faces, asked.before(left))
+        done = faces
+        for name in names:
+            left = until - time.monotonic()
+            answer = await call(self.stages[name].run, sent(name, done), asked.before(left), left_s=left)
+            if isinstance(answer, Refused):
+                return answer
+            done = merged(name, done, answer)
         return done
 
     async def _cpu(self, until: float, work: Callable[[], T]) -> T:
@@ -169,6 +174,8 @@ class Align:
         if not self._pays:
             return None
         spends = anonymizer.spends(prepared)
+        if asked.key and asked.subject is None:  # one key's budget must not tell what another key's holder has sent
+            spends = [one._replace(subject=derive(self.key, "key", asked.key, one.subject)) for one in spends]
         if asked.key and asked.budget:
             whole = derive(self.key, "api key", asked.key)
             spends += [Spend(whole, one.photo, one.release, one.epsilons, asked.budget) for one in spends]

@@ -62,18 +62,23 @@ def behind(config: Config, mark: bytes) -> tuple[Application, Application]:
 
     options = dict(deployments(config.serve))
     stages = {
-        name: serve.deployment(**options[name.capitalize()])(StageReplica).bind(config, name)
-        for name in (("fused",) if config.serve.fused else STAGES)
+        name: serve.deployment(**options[name.capitalize()])(StageReplica).bind(
+            config, (name,), getattr(config.serve, name)
+        )
+        for name in (() if config.serve.fused else STAGES)
     }
     books = serve.deployment(**options["Books"])(Books).bind(config, mark)
-    return serve.deployment(**options["Align"])(Align).bind(config, mark, stages, books), books
+    photos = options["Fused" if config.serve.fused else "Align"]
+    return serve.deployment(**photos)(Align).bind(config, mark, stages, books), books
 
 
 def check(config: Config) -> None:
     """Raise ConfigError for settings that contradict each other or files."""
     from anonymousnet.serve import turing
+    from anonymousnet.serve.api import weights_of
 
     turing.check(config.serve.turing)
+    weights_of(config)
     if config.serve.keys is not None:
         budgeted = [key.name for key in Keys(config.serve.keys).all() if key.budget is not None]
         if budgeted and config.release.ledger is None:
@@ -82,9 +87,9 @@ def check(config: Config) -> None:
 
 def deployments(settings: ServeConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and options of every deployment, as `serve.deployment` and a Serve config file take them."""
-    sizes = {"Ingress": settings.ingress, "Align": settings.align}
-    stages = ("fused_replicas",) if settings.fused else STAGES
-    sizes |= {name.removesuffix("_replicas").capitalize(): getattr(settings, name) for name in stages}
+    names = ("fused",) if settings.fused else ("align", *STAGES)
+    sizes = {"Ingress": settings.ingress}
+    sizes |= {name.capitalize(): getattr(settings, {"fused": "fused_replicas"}.get(name, name)) for name in names}
     for name, size in sizes.items():
         yield name, _options(name, size, settings.deadline_s)
     # The ledger's one writer. Counting has no need of more.

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -19,23 +19,28 @@ from ray import serve
 from anonymousnet.config import Config
 from anonymousnet.config_serve import ReplicasConfig
 from anonymousnet.faces import FaceBatch
-from anonymousnet.parts import STAGES, Parts
+from anonymousnet.parts import Parts
 from anonymousnet.protect import together
 from anonymousnet.serve.asked import Asked
 from anonymousnet.serve.metrics import Metrics
 from anonymousnet.serve.problems import Refused
+from anonymousnet.serve.wire import given
 from anonymousnet.stage import Stage
 
 Call = tuple[FaceBatch, Asked, float]
 """Faces, what was asked, and the monotonic time from which on nobody waits for them."""
+Ran = Callable[[str, float, int], None]
+"""Told of every pass: stage, seconds, faces."""
 log = logging.getLogger(__name__)
 
 
 class Passes:
     """Runs some of the four stages, in their order, over the faces of several calls. Knows no Ray."""
 
-    def __init__(self, config: Config, names: Sequence[str], parts: Parts | None = None) -> None:
-        self.config, self.names = config, names
+    def __init__(
+        self, config: Config, names: Sequence[str], parts: Parts | None = None, ran: Ran = lambda *_: None
+    ) -> None:  # fmt: skip
+        self.config, self.names, self.ran = config, names, ran
         self.parts = parts or Parts(config)
         self._looked = time.monotonic()
 
@@ -67,8 +72,10 @@ class Passes:
                     groups[stage, faces.strength].append(i)
         for (stage, _), rows in groups.items():
             batches = [batch for i in rows if isinstance(batch := done[i], FaceBatch)]
+            started = time.perf_counter()
             for i, result in zip(rows, together(stage, batches), strict=True):
                 done[i] = Refused.of(result) if isinstance(result, Exception) else result
+            self.ran(name, time.perf_counter() - started, sum(map(len, batches)))
 
     def probe(self) -> None:
         """Run the networks on a tiny input. Raises whatever is wrong."""
@@ -85,37 +92,28 @@ class Passes:
 
 
 class StageReplica:
-    """A deployment of one stage, or of all four in a row."""
+    """A deployment of one stage; or, within a fused replica, of all four in a row."""
 
-    def __init__(self, config: Config, name: str) -> None:
-        self.name = name
-        self.metrics = Metrics()
+    def __init__(
+        self, config: Config, names: Sequence[str], size: ReplicasConfig, parts: Parts | None = None
+    ) -> None:  # fmt: skip
         # One thread: two passes at once would only take each other's core.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.passes = Passes(config, STAGES if name == "fused" else (name,))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=names[0])
+        self.passes = Passes(config, names, parts, Metrics().ran)
         self.passes.probe()
-        size: ReplicasConfig = getattr(config.serve, "fused_replicas" if name == "fused" else name)
+        self._names, self._alone = names, size.batch == 1
         self._batched.set_max_batch_size(size.batch)  # type: ignore[attr-defined]
         self._batched.set_batch_wait_timeout_s(size.wait_s)  # type: ignore[attr-defined]
 
     async def run(self, faces: FaceBatch, asked: Asked) -> FaceBatch | Refused:
         """One photo's faces through this stage."""
-        answer: FaceBatch | Refused = await self._batched((faces, asked, time.monotonic() + asked.left_s))
-        return answer
-
-    async def predict(self, faces: FaceBatch, asked: Asked) -> FaceBatch | Refused:
-        """Stage I alone, for a replica that holds all four."""
-        only = Passes(self.passes.config, ("predict",), self.passes.parts)
-        call = (faces, asked, time.monotonic() + asked.left_s)
-        return (await asyncio.get_running_loop().run_in_executor(self._thread, only, [call]))[0]
+        asking = (faces, asked, time.monotonic() + asked.left_s)
+        done = self.passes([asking])[0] if self._alone else await self._batched(asking)
+        return given(self._names[0], done) if len(self._names) == 1 and isinstance(done, FaceBatch) else done
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0)
     async def _batched(self, calls: list[Call]) -> list[FaceBatch | Refused]:
-        started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        done = await loop.run_in_executor(self._thread, self.passes, calls)
-        self.metrics.ran(self.name, time.perf_counter() - started, sum(len(faces) for faces, _, _ in calls))
-        return done
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.passes, calls)
 
     async def check_health(self) -> None:
         """Ray replaces a replica whose network does not run."""

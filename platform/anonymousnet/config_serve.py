@@ -29,7 +29,7 @@ class ReplicasConfig(Section):
     queued: int = Field(64, ge=1)
     """Requests that may wait at each caller; those beyond it are refused at once (503 with Retry-After)."""
     batch: int = Field(16, ge=1)
-    """Photos whose faces go through the network in one pass, at most."""
+    """Photos whose faces go through a stage in one pass, at most; 1: each at once, for the quick stages."""
     wait_s: float = Field(0, ge=0)
     """How long a pass waits for more; 0: it takes what has gathered while the last one ran."""
     upscale_s: float = Field(5, ge=0)
@@ -105,14 +105,14 @@ class ServeConfig(Section):
     """Decode, detect and align; paste and encode."""
     predict: ReplicasConfig = ReplicasConfig()
     """Stage I."""
-    obfuscate: ReplicasConfig = ReplicasConfig(max=1, cpus=0.1, target=16)
+    obfuscate: ReplicasConfig = ReplicasConfig(max=1, cpus=0.1, target=16, batch=1)
     """Stage II."""
     synthesize: ReplicasConfig = ReplicasConfig()
     """Stage III."""
-    perturb: ReplicasConfig = ReplicasConfig(max=1, cpus=0.1, target=16)
+    perturb: ReplicasConfig = ReplicasConfig(max=1, cpus=0.1, target=16, batch=1)
     """Stage IV."""
     fused_replicas: ReplicasConfig = ReplicasConfig()
-    """All stages together, where `fused` is set."""
+    """Alignment and all stages together, where `fused` is set."""
 
     @property
     def on_loopback(self) -> bool:

@@ -100,8 +100,7 @@ def started(peer: str, folder: Path) -> Iterator[tuple[psutil.Process, str | Non
 def settings(peer: str) -> list[str]:
     """As many replicas as there are cores, from the start: what is compared is not the autoscaling."""
     if peer.startswith("fused"):
-        return ["--fused", "--set", "serve.fused_replicas.min=2", "--set", "serve.fused_replicas.max=2",
-                "--set", "serve.align.max=1"]  # fmt: skip
+        return ["--fused", "--set", "serve.fused_replicas.min=2"]
     sizes = {"align": 1, "predict": 1, "synthesize": 1}
     return [text for name, n in sizes.items() for text in ("--set", f"serve.{name}.max={n}")]
 

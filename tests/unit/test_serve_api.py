@@ -237,6 +237,15 @@ class TestKeys:
         assert left == {"spent": pytest.approx(10), "budget": 15, "left": pytest.approx(5)}
         assert client.post("/v1/anonymize?epsilon=5", content=other, headers=headers).status_code == 200
 
+    def test_one_keys_budget_tells_nothing_of_another_keys_photos(
+        self, client: TestClient, settings: tuple[Config, dict[str, str]]
+    ) -> None:
+        mine = encoded(render_page(9, faces=1, width=320)[0])
+        for release, status in (("a", 200), ("b", 200), ("c", 403)):  # 10 each, of 25
+            assert client.post(f"/v1/anonymize?release={release}", content=mine).status_code == status
+        headers = {"Authorization": f"Bearer {settings[1]['narrow']}"}
+        assert client.post("/v1/anonymize", content=mine, headers=headers).status_code == 200
+
     def test_budget_of_a_subject(
         self, client: TestClient, settings: tuple[Config, dict[str, str]], photo: bytes
     ) -> None:

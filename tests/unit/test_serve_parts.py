@@ -110,7 +110,7 @@ class TestSettings:
 
     def test_fused_has_one_deployment_for_all_stages(self) -> None:
         names = [name for name, _ in deployments(ServeConfig(fused=True))]
-        assert names == ["Ingress", "Align", "Fused", "Books"]
+        assert names == ["Ingress", "Fused", "Books"]
 
 
 def test_measured_figures_are_the_readmes() -> None:
