@@ -20,6 +20,7 @@ from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba,
 from anonymousnet.cluster.perturbation import perturbation
 from anonymousnet.cluster.population import population
 from anonymousnet.cluster.preprocess import preprocess
+from anonymousnet.cluster.serve import keys, serve
 from anonymousnet.cluster.train import train
 
 
@@ -154,9 +155,11 @@ def score_weights(
 main.add_command(anonymize)
 main.add_command(evaluate)
 main.add_command(jobs)
+main.add_command(keys)
 main.add_command(perturbation)
 main.add_command(population)
 main.add_command(preprocess)
+main.add_command(serve)
 main.add_command(train)
 main.add_command(verify)
 

@@ -78,7 +78,11 @@ def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what was left out."""
-    left_out = [r for r in terminalreporter.stats.get("skipped", []) if "celeba" in getattr(r, "keywords", {})]
+    skipped = terminalreporter.stats.get("skipped", [])
+    if unseen := [r for r in skipped if getattr(r, "nodeid", "").startswith("tests/browser/")]:
+        terminalreporter.section("LEFT OUT: browser")
+        terminalreporter.write_line(f"{len(unseen)} tests need Chromium: run `make browser`")
+    left_out = [r for r in skipped if "celeba" in getattr(r, "keywords", {})]
     if left_out:
         terminalreporter.section("LEFT OUT: real faces")
         terminalreporter.write_line(f"{len(left_out)} tests need CelebA: set ANONYMOUSNET_CELEBA to its folder")

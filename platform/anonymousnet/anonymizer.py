@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,19 +33,12 @@ from anonymousnet.data.images import Photo, load_photo
 from anonymousnet.device import Runner
 from anonymousnet.errors import NoFaceFound, ProtectionFailed
 from anonymousnet.faces import Evidence, FaceBatch, PrivateEvidence, PublicEvidence
-from anonymousnet.nets.classifier import Classifier
 from anonymousnet.nets.embedder import Embedder
-from anonymousnet.nets.generator import Generator
-from anonymousnet.nets.translator import Translator
+from anonymousnet.parts import Parts
 from anonymousnet.privacy.ledger import Ledger, Spend
 from anonymousnet.privacy.mechanism import Mechanism, covers
-from anonymousnet.privacy.population import Population, celeba_population
 from anonymousnet.privacy.randomness import derive, load_key
 from anonymousnet.stage import Stage
-from anonymousnet.stages.obfuscate import Obfuscate
-from anonymousnet.stages.perturb import Perturb
-from anonymousnet.stages.predict import Predict
-from anonymousnet.stages.synthesize import Synthesize, Translate
 
 PhotoLike = str | Path | bytes | Image.Image | NDArray[np.generic]
 
@@ -104,27 +98,25 @@ class Anonymizer:
         Raises WeightsError, ConfigError.
         """
         config = config or Config()
-        runner = Runner(config.device, config.precision, config.batch)
-        population = (
-            Population.load(config.obfuscate.population) if config.obfuscate.population else celeba_population()
-        )
-        mechanism = Mechanism.solve(population, config.obfuscate)
-        face_px, painter, used = _painter(config, runner)
-        classifier = weights.read(config.predict.weights)
-        used["attributes"] = classifier.sha256
-        stages: list[Stage] = [
-            Predict(weights.build(classifier, Classifier), runner),
-            Obfuscate(mechanism),
-            painter,
-        ]
-        if config.perturb.epsilon > 0:
-            universal = weights.read(config.perturb.weights)
-            used["universal"] = universal.sha256
-            stages.append(Perturb(weights.tensor(universal, "v"), config.perturb.epsilon))
+        parts = Parts(config)
+        secret = key if key is not None else load_key(config.release.key_file.expanduser())
+        return cls.of(parts, secret, parts.stages(config))
+
+    @classmethod
+    def of(cls, parts: Parts, key: bytes, stages: Sequence[Stage] = ()) -> Anonymizer:
+        """With `stages`; or with none, to `prepare` and `finish` photos whose stages run elsewhere."""
+        config, used = parts.config, {"attributes": parts.attributes_sha256}
+        for stage in stages:
+            used |= stage.weights
         if config.align.landmarks is not None:
             used["landmarks"] = weights.read(config.align.landmarks).sha256
-        secret = key if key is not None else load_key(config.release.key_file.expanduser())
-        return cls(config, secret, stages, runner, used, mechanism, face_px)
+        return cls(config, key, stages, parts.runner, used, parts.mechanism(config.obfuscate), parts.face_px)
+
+    def under(self, config: Config, mechanism: Mechanism) -> Anonymizer:
+        """The same under other settings of Stage II, strength and release, but for the stages: run those elsewhere."""
+        other = copy.copy(self)
+        other.config, other.mechanism, other.stages = config, mechanism, ()
+        return other
 
     def __call__(self, photo: PhotoLike, subject: str | None = None) -> Release:
         """De-identify every face of one photo.
@@ -200,6 +192,9 @@ class Anonymizer:
             raise ProtectionFailed(
                 f"expected {len(prepared.batch)} released faces, got {len(done)}; the photo is withheld"
             )
+        if done.public["weights"].get("attributes", self.weights["attributes"]) != self.weights["attributes"]:
+            # The randomness was derived for one reading of the face, and must not serve for another one.
+            raise ProtectionFailed("Stage I ran with other weights than its randomness was derived for; try again")
         image = prepared.image
         rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
@@ -241,28 +236,38 @@ class Anonymizer:
             unprotected=tuple(sorted(outside | set(done.public["unprotected"]))),
             strength=done.strength,
             perturbation=float(done.public.get("perturbation", 0.0)),
-            weights=self.weights,
-            precision=self.runner.form,
+            weights=self.weights | done.public["weights"],
+            precision="+".join(done.public["precision"]),
         )
         changed = tuple(name for name, p, r in zip(ATTRIBUTES, probabilities, released, strict=True) if (p > 0.5) != r)
         return Evidence(public, PrivateEvidence(dict(zip(ATTRIBUTES, probabilities, strict=True)), changed))
 
 
 def join(batches: Sequence[FaceBatch]) -> FaceBatch:
-    """One batch of several photos' faces (before the stages)."""
-    sources = [b.source_B3HW for b in batches]
+    """One batch of several photos' faces, all of them as far on their way, and of one strength.
+
+    What is common to a batch (`public`, `seconds`) is not joined: `split` leaves it to whoever joined them.
+    """
+
+    def rows(name: str) -> Tensor | None:
+        tensors = [tensor for b in batches if (tensor := getattr(b, name)) is not None]
+        return torch.cat(tensors) if tensors else None
+
     return FaceBatch(
         context_B3HW=torch.cat([b.context_B3HW for b in batches]),
         region_B1HW=torch.cat([b.region_B1HW for b in batches]),
         draw_keys=tuple(k for b in batches for k in b.draw_keys),
         code_keys=tuple(k for b in batches for k in b.code_keys),
         strength=batches[0].strength,
-        source_B3HW=torch.cat([s for s in sources if s is not None]),
+        source_B3HW=rows("source_B3HW"),
+        probabilities_B40=rows("probabilities_B40"),
+        released_B40=rows("released_B40"),
+        faces_B3HW=rows("faces_B3HW"),
     )
 
 
 def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
-    """The inverse of `join`, after the stages."""
+    """The inverse of `join`, after one or all of the stages."""
 
     def rows(tensor: Tensor | None, start: int, stop: int) -> Tensor | None:
         return None if tensor is None else tensor[start:stop]
@@ -274,20 +279,10 @@ def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
             region_B1HW=batch.region_B1HW[a:b],
             draw_keys=batch.draw_keys[a:b],
             code_keys=batch.code_keys[a:b],
+            source_B3HW=rows(batch.source_B3HW, a, b),
             probabilities_B40=rows(batch.probabilities_B40, a, b),
             released_B40=rows(batch.released_B40, a, b),
             faces_B3HW=rows(batch.faces_B3HW, a, b),
         )
         for a, b in zip([0, *ends[:-1]], ends, strict=True)
     ]
-
-
-def _painter(config: Config, runner: Runner) -> tuple[int, Stage, dict[str, str]]:
-    """Stage III for the configured strength: (face_px, stage, hashes of its weights)."""
-    generator = weights.read(config.synthesize.weights)
-    net = weights.build(generator, Generator)
-    if config.synthesize.strength > 0:
-        return net.config.px, Synthesize(net, runner), {"generator": generator.sha256}
-    translator = weights.read(config.synthesize.translation_weights)
-    stage = Translate(weights.build(translator, Translator), runner)
-    return net.config.px, stage, {"translator": translator.sha256}

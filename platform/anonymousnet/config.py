@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from anonymousnet.config_section import Section
+from anonymousnet.config_serve import ServeConfig
+from anonymousnet.config_serve import TuringConfig as TuringConfig
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.errors import ConfigError
 
 STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
 """Strength -> how many cells per side of the pixelated source region the generator sees (0 = none, None = the
 whole face)."""
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values cannot be changed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class AlignConfig(Section):
@@ -234,6 +231,7 @@ class Config(Section):
     bulk: BulkConfig = BulkConfig()
     train: TrainConfig = TrainConfig()
     scale: ScaleConfig = ScaleConfig()
+    serve: ServeConfig = ServeConfig()
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:

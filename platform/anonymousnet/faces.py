@@ -5,10 +5,11 @@ Shapes are written as suffixes: B faces, 3 channels, H = W = `face_px` pixels, 4
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anonymousnet.data.attributes import ATTRIBUTES
@@ -91,6 +92,11 @@ class FaceBatch:
     def __len__(self) -> int:
         return len(self.context_B3HW)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tensors travel as arrays: torch's own pickling is six times slower, which every stage of a service pays."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _restored, ({k: _packed(v) if isinstance(v, Tensor) else v for k, v in values.items()},)
+
     def with_(self, **changes: Any) -> FaceBatch:
         """A copy with some fields replaced."""
         return replace(self, **changes)
@@ -115,6 +121,26 @@ class FaceBatch:
         if not len(self.draw_keys) == len(self.code_keys) == b:
             raise StageError(f"keys: expected {b} of each, got {len(self.draw_keys)} and {len(self.code_keys)}")
         return self
+
+
+class _Packed(NamedTuple):
+    values: NDArray[Any]
+    shape: tuple[int, ...]
+
+
+def _packed(tensor: Tensor) -> _Packed:
+    """A tensor that is one value, expanded, travels as that value."""
+    alike = tensor.numel() > 0 and not any(tensor.stride())
+    return _Packed((tensor.as_strided((1,), (1,)) if alike else tensor).numpy(), tuple(tensor.shape))
+
+
+def _restored(values: dict[str, Any]) -> FaceBatch:
+    # An array that was unpickled in place is read-only, and torch wants none of those.
+    def tensor(packed: _Packed) -> Tensor:
+        return torch.from_numpy(packed.values.copy()).expand(packed.shape)
+
+    restored: dict[str, Any] = {k: tensor(v) if isinstance(v, _Packed) else v for k, v in values.items()}
+    return FaceBatch(**restored)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], low: float, high: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from anonymousnet.anonymizer import Anonymizer, PhotoLike, Prepared, Release, join, split
@@ -50,7 +50,7 @@ def protect(
 
 
 def _finished(anonymizer: Anonymizer, waiting: list[Prepared | Exception]) -> Iterator[Protected | Exception]:
-    done = iter(_run(anonymizer, [one for one in waiting if isinstance(one, Prepared)]))
+    done = iter(together(anonymizer.run, [one.batch for one in waiting if isinstance(one, Prepared)]))
     for prepared in waiting:
         if isinstance(prepared, Exception):
             yield prepared
@@ -67,12 +67,25 @@ def _finished(anonymizer: Anonymizer, waiting: list[Prepared | Exception]) -> It
         yield Protected(release, prepared, anonymizer.likeness(prepared, part))
 
 
-def _run(anonymizer: Anonymizer, ready: list[Prepared]) -> list[FaceBatch | Exception]:
-    """The stages over all faces of some photos at once; one by one when one of them spoils the batch."""
-    if not ready:
+def together(run: Callable[[FaceBatch], FaceBatch], batches: Sequence[FaceBatch]) -> list[FaceBatch | Exception]:
+    """One or more stages over the faces of some photos at once; one by one when one of them spoils the batch.
+
+    The batches must be of one strength. Each keeps its own evidence, and gains what the stages add.
+    """
+    if not batches:
         return []
     try:
-        done = anonymizer.run(join([one.batch for one in ready]))
-        return list(split(done, [len(one.batch) for one in ready]))
+        parts = split(run(join(batches)), [len(batch) for batch in batches])
     except _BAD_PHOTO as error:
-        return [error] if len(ready) == 1 else [part for one in ready for part in _run(anonymizer, [one])]
+        return [error] if len(batches) == 1 else [part for one in batches for part in together(run, [one])]
+    return [_with_evidence(part, batch) for part, batch in zip(parts, batches, strict=True)]
+
+
+def _with_evidence(done: FaceBatch, before: FaceBatch) -> FaceBatch:
+    known, added = before.public, done.public
+    public = {
+        **known, **added,
+        "weights": {**known.get("weights", {}), **added["weights"]},
+        "precision": tuple(sorted({*known.get("precision", ()), *added.get("precision", ())})),
+    }  # fmt: skip
+    return done.with_(public=public, seconds={**before.seconds, **done.seconds})

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import ClassVar, final
+from collections.abc import Mapping
+from typing import ClassVar, Self, final
 
 import torch
 
@@ -23,6 +24,15 @@ class Stage(ABC):
     """Fields of FaceBatch that must be there before, e.g. ("released_B40",)."""
     gives: ClassVar[tuple[str, ...]] = ()
     """Fields that must be there after."""
+    form: str | None = None
+    """Arithmetic that its network runs in, where it has one."""
+    weights: Mapping[str, str] = {}
+    """Network -> SHA-256 of the weights that this stage works with, for the evidence."""
+
+    def made_of(self, **weights: str) -> Self:
+        """Note down the hashes of this stage's weights; returns itself."""
+        self.weights = weights
+        return self
 
     @final
     def __call__(self, batch: FaceBatch) -> FaceBatch:
@@ -38,7 +48,11 @@ class Stage(ABC):
         self._require(result, self.gives, "was not returned")
         if len(result) != len(batch):
             raise StageError(f"{self.name}: expected {len(batch)} faces back, got {len(result)}")
-        return result.with_(seconds={**batch.seconds, self.name: time.perf_counter() - started}).check()
+        public = {**result.public, "weights": {**batch.public.get("weights", {}), **self.weights}}
+        if self.form is not None:
+            public["precision"] = tuple(sorted({*batch.public.get("precision", ()), self.form}))
+        seconds = {**batch.seconds, self.name: time.perf_counter() - started}
+        return result.with_(public=public, seconds=seconds).check()
 
     @abstractmethod
     def apply(self, batch: FaceBatch) -> FaceBatch:

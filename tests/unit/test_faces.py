@@ -87,3 +87,14 @@ def test_wrong_shapes_types_and_ranges_are_named(changes: dict[str, object], wor
 
 def test_call_cannot_be_overridden_without_a_type_checker_noticing() -> None:
     assert getattr(Stage.__call__, "__final__", False)
+
+
+def test_pickling_keeps_every_value() -> None:
+    import pickle
+
+    before = batch(2).with_(released_B40=torch.ones(2, 40, dtype=torch.bool), public={"epsilon": 3.0})
+    after = pickle.loads(pickle.dumps(before))
+    for name in ("context_B3HW", "region_B1HW", "released_B40"):
+        assert torch.equal(getattr(after, name), getattr(before, name))
+    assert (after.draw_keys, after.public, after.source_B3HW) == (before.draw_keys, before.public, None)
+    after.context_B3HW.add_(1)  # and it can be written to

@@ -69,6 +69,8 @@ class Spend(NamedTuple):
     release: str
     epsilons: Mapping[str, float]
     """Attribute group -> epsilon."""
+    budget: float | None = None
+    """Most epsilon that this subject may ever spend; None: the ledger's own budget."""
 
 
 class Ledger:
@@ -147,12 +149,12 @@ class Ledger:
         if earlier is not None:
             _require_same(json.loads(earlier[0]), item)
             return 0.0
-        spent = self._spent(subject)
-        if self.budget is not None and spent + total > self.budget + 1e-9:
+        spent, budget = self._spent(subject), self.budget if item.budget is None else item.budget
+        if budget is not None and spent + total > budget + 1e-9:
             raise BudgetExceeded(
                 f"release '{item.release}', photo {index + 1} of the batch: its subject has spent epsilon "
-                f"{spent:.4g} of {self.budget:.4g} and would spend {total:.4g} more; lower obfuscate.epsilon to at "
-                f"most {max(self.budget - spent, 0):.4g}, or leave the photo out"
+                f"{spent:.4g} of {budget:.4g} and would spend {total:.4g} more; lower obfuscate.epsilon to at "
+                f"most {max(budget - spent, 0):.4g}, or leave the photo out"
             )
         self._db.execute("INSERT INTO spends VALUES (?, ?, ?, ?)", (subject, item.release, photo, setting))
         return total

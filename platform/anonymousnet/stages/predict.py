@@ -22,7 +22,7 @@ class Predict(Stage):
 
     def __init__(self, classifier: Classifier, runner: Runner) -> None:
         self.classifier = runner.place(classifier)
-        self.runner = runner
+        self.runner, self.form = runner, runner.form
 
     def apply(self, batch: FaceBatch) -> FaceBatch:
         px = self.classifier.config.px

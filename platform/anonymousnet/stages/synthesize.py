@@ -31,7 +31,7 @@ class Synthesize(Stage):
 
     def __init__(self, generator: Generator, runner: Runner) -> None:
         self.generator = runner.place(generator)
-        self.runner = runner
+        self.runner, self.form = runner, runner.form
 
     def apply(self, batch: FaceBatch) -> FaceBatch:
         shape = self.generator.config
@@ -57,7 +57,7 @@ class Translate(Stage):
 
     def __init__(self, translator: Translator, runner: Runner) -> None:
         self.translator = runner.place(translator)
-        self.runner = runner
+        self.runner, self.form = runner, runner.form
 
     def apply(self, batch: FaceBatch) -> FaceBatch:
         if batch.strength != 0:

@@ -93,6 +93,15 @@ def read(name: str) -> Weights:
     return Weights(folder.name, network, config, found, tensors, meta.get("notes", {}))
 
 
+def sha256_of(name: str) -> str:
+    """What config.json says of the file; `read` is what checks it. Raises WeightsError."""
+    folder = folder_of(name)
+    try:
+        return str(json.loads((folder / "config.json").read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"weights {folder} do not read ({error!r}); restore or retrain them") from error
+
+
 def write(
     folder: Path, network: str, config: dict[str, Any], state: Mapping[str, Tensor], notes: Mapping[str, Any]
 ) -> str:

@@ -47,6 +47,15 @@ def latest_version(folder: Path) -> Path | None:
     return found
 
 
+def newest(name: str) -> str:
+    """`name` for `weights.read`, or its newest version where it is a folder that versions are published in.
+
+    Raises WeightsError.
+    """
+    found = latest_version(Path(name).expanduser()) if "/" in name else None
+    return name if found is None else str(found)
+
+
 def publish(folder: Path, network: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Path:
     """Write the tensors as the next version and make it the latest; the same tensors again are no new version.
 

@@ -1,0 +1,65 @@
+"""Calls from one deployment to another: sent by value, within a deadline, and again where a replica dies.
+
+Every call may be made twice: the stages are functions of what they are sent, and the ledger counts a replay as 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from anonymousnet.serve.problems import Refused
+
+DIED = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError, grpc.aio.AioRpcError)
+"""What is raised where a replica died, or none is there yet."""
+PAUSE = 0.05
+"""Seconds before the second try; then twice as long each time."""
+
+
+def by_value(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    """A handle that sends arguments along instead of through the object store: 2 to 4 ms a call instead of 4 to 12,
+    and no photo ever lies in shared memory or spills to a disk."""
+    return handle.options(_by_reference=False)
+
+
+async def call(method: Any, *arguments: Any, left_s: float) -> Any:
+    """The answer of `method.remote(*arguments)`; Refused where it is too late, too much, or nobody is there."""
+    until, pause = time.monotonic() + left_s, PAUSE
+    while True:
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+                return await _answer(method.remote(*arguments))
+        except BackPressureError:
+            return Refused("Busy", "")
+        except TimeoutError:
+            return Refused("DeadlineExceeded", "")
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, BackPressureError):
+                return Refused("Busy", "")
+            if not isinstance(cause, DIED):
+                raise
+        except DIED:
+            pass
+        if time.monotonic() + pause > until:
+            return Refused("Unavailable", "")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 1.0)
+
+
+async def _answer(response: Any) -> Any:
+    try:
+        return await response
+    except RequestCancelledError:
+        raise asyncio.CancelledError from None  # what it is to the deadline, and to a client that has hung up
