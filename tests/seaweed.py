@@ -26,7 +26,10 @@ class Seaweed:
 
         self.folder, self.log = folder, folder / "log"
         folder.mkdir(parents=True, exist_ok=True)
-        master, volume, filer, port = _ports(4)
+        ports = folder / "ports.json"  # its data knows them: a server that goes on with it must have the same
+        if not ports.exists():
+            ports.write_text(json.dumps(_ports(4)))
+        master, volume, filer, port = json.loads(ports.read_text())
         (folder / "s3.json").write_text(json.dumps({"identities": [
             {"name": "admin", "credentials": [_pair(KEYS)], "actions": ["Admin"]},
             {"name": "reader", "credentials": [_pair(READER)], "actions": ["Read", "List"]},

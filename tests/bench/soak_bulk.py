@@ -5,7 +5,7 @@
 Steps: whole (every key accounted for), tamper (verify names what was touched), killed (kill -9 of drivers, a worker and
 the server), rivals (two drivers at once), scan (nothing of the source in the release), memory (of the driver, 2,000 and
 20,000 keys). Each prints what it measured; the status is 1 when anything is not as it must be. `--small`: untrained
-64 px networks, to rehearse. Takes about an hour of two cores; throughput is bench_bulk's.
+64 px networks, to rehearse. Throughput is bench_bulk's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -41,12 +42,12 @@ class Soak:
 
     def __init__(self, scene: Scene, celeba: Path, objects: int, keys: tuple[int, ...]) -> None:
         self.scene, self.keys, self.failed = scene, keys, 0
-        faces = soak_scene.faces(celeba, objects)
-        first = next(faces)
-        odd = soak_scene.odd(next(soak_scene.faces(celeba, 400) if objects < 400 else faces)[1], _wall())
-        plain = [first, *(item for item, _ in zip(faces, range(objects - len(odd) - 1), strict=False))]
-        self.source = scene.fill("in", iter([*plain, *odd.items()]))
-        scene.fill("few", iter(plain[-RIVAL_OBJECTS:]))
+        if not scene.keys("in"):
+            faces = list(soak_scene.faces(celeba, objects))
+            odd = soak_scene.odd(faces[-1][1], _wall())
+            scene.fill("few", iter(faces[: objects - len(odd)][-RIVAL_OBJECTS:]))
+            scene.fill("in", iter([*faces[: objects - len(odd)], *odd.items()]))
+        self.source = scene.keys("in")
         self.say("objects in the source", len(self.source), len(set(self.source)) == objects)
 
     def say(self, what: str, found: Any, holds: bool = True) -> None:
@@ -249,20 +250,23 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--keys", type=int, nargs=2, default=KEYS)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--folder", type=Path, help="keep the server's data here, and go on with what is there")
     given = parser.parse_args()
     celeba = os.environ.get("ANONYMOUSNET_CELEBA")
     if not celeba:
         sys.exit("set ANONYMOUSNET_CELEBA to CelebA's folder")
-    with tempfile.TemporaryDirectory() as folder:
-        server = Seaweed(Path(folder, "s3"), logged=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        server = Seaweed(folder / "s3", logged=True)
         settings = (f"release.key_file={folder}/key",)
         if given.small:
             from tests.conftest import write_small_weights
 
-            settings = tuple(write_small_weights(Path(folder)))
+            settings = tuple(write_small_weights(folder))
         try:
-            server.start().client.create_bucket(Bucket=BUCKET)
-            soak = Soak(Scene(Path(folder), server, settings), Path(celeba), given.objects, tuple(given.keys))
+            with suppress(server.client.exceptions.BucketAlreadyExists):
+                server.start().client.create_bucket(Bucket=BUCKET)
+            soak = Soak(Scene(folder, server, settings), Path(celeba), given.objects, tuple(given.keys))
             for name in given.steps or steps:
                 print(f"\n== {name}: {steps[name].__doc__}", flush=True)
                 started = time.monotonic()
