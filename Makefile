@@ -1,11 +1,12 @@
 # make demo    de-identify a few photos and print where the report is   (PHOTOS=folder for your own)
 # make test    all tests        make check   ruff and mypy        make bench   speed, as ratios against peers
+# make soak    a bucket at a time: 2,000 real photos, killed again and again (ANONYMOUSNET_CELEBA)
 PYTHON ?= python3
 BIN := .venv/bin
 PHOTOS ?=
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench soak install clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml
@@ -26,6 +27,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+soak: install
+	$(BIN)/python -m tests.bench.soak_bulk
 
 clean:
 	rm -rf .venv build *.egg-info platform/*.egg-info
