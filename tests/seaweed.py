@@ -59,8 +59,7 @@ class Seaweed:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder)
         for left in range(240, -1, -1):
             try:
-                with suppress(self.client.exceptions.BucketAlreadyExists):
-                    self.client.create_bucket(Bucket="settled")
+                self.bucket("settled")
                 self.client.put_object(Bucket="settled", Key="probe", Body=b"probe")
                 break
             except (BotoCoreError, ClientError):
@@ -68,6 +67,11 @@ class Seaweed:
                     raise
                 time.sleep(0.5)
         return self
+
+    def bucket(self, name: str) -> None:
+        """Make a bucket, unless it is there."""
+        with suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
+            self.client.create_bucket(Bucket=name)
 
     def kill(self) -> None:
         """End it with SIGKILL: a graceful end takes it ten seconds."""

@@ -34,7 +34,7 @@ def main() -> None:
         loop, whole_loop, steady_loop = _plain_loop(photos, settings[:1])
         server = Seaweed(Path(name, "s3"))
         try:
-            server.start().client.create_bucket(Bucket="bench")
+            server.start().bucket("bench")
             for i, photo in enumerate(photos):
                 server.client.put_object(Bucket="bench", Key=f"in/{i:06}.jpg", Body=photo)
             ours, whole, steady, released = _bulk(server, settings)

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -264,8 +263,7 @@ def main() -> None:
 
             settings = tuple(write_small_weights(folder))
         try:
-            with suppress(server.client.exceptions.BucketAlreadyExists):
-                server.start().client.create_bucket(Bucket=BUCKET)
+            server.start().bucket(BUCKET)
             soak = Soak(Scene(folder, server, settings), Path(celeba), given.objects, tuple(given.keys))
             for name in given.steps or steps:
                 print(f"\n== {name}: {steps[name].__doc__}", flush=True)
