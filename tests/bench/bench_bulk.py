@@ -21,7 +21,7 @@ import numpy as np
 
 from tests.seaweed import KEYS, Seaweed
 
-PHOTOS, CHUNK, PROCESSES = 1_536, 32, 2
+PHOTOS, CHUNK, PROCESSES = 1_024, 32, 2
 _anonymizer: Any = None
 """Of a process of the peer."""
 
