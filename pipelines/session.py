@@ -27,7 +27,6 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program (15)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core writes among our lines, of no fault of ours
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
     try:
         if address is None:
