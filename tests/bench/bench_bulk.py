@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tests.seaweed import KEYS, Seaweed
 
@@ -31,18 +32,19 @@ def main() -> None:
     photos = list(islice(_photos(), PHOTOS))
     with tempfile.TemporaryDirectory() as name:
         settings = (f"release.key_file={name}/key", f"release.ledger={name}/ledger")
-        loop, whole_loop, steady_loop = _plain_loop(photos, settings[:1])
+        loop, whole_loop, steady_loop, cpu_loop = _plain_loop(photos, settings[:1])
         server = Seaweed(Path(name, "s3"))
         try:
             server.start().bucket("bench")
             for i, photo in enumerate(photos):
                 server.client.put_object(Bucket="bench", Key=f"in/{i:06}.jpg", Body=photo)
-            ours, whole, steady, released = _bulk(server, settings)
+            ours, whole, steady, cpu, released = _bulk(server, settings)
         finally:
             server.kill()
     print(f"plain loop    {PHOTOS / loop:6.2f} photos/s, {PHOTOS / whole_loop:6.2f} with the start of its processes")
     print(f"anonymousnet  {PHOTOS / ours:6.2f} photos/s, {PHOTOS / whole:6.2f} with Ray's start and end")
     print(f"once running  {steady_loop:6.2f} and {steady:6.2f} photos/s, from a tenth to nine tenths of the photos")
+    print(f"CPU seconds   {cpu_loop:6.0f} and {cpu:.0f}, the S3 server's among them; ratio {cpu_loop / cpu:.2f}")
     print(f"ratio         {whole_loop / whole:6.2f} with every start, {whole_loop / ours:.2f} where Ray is up already, "
           f"{steady / steady_loop:.2f} once running; {released} of {PHOTOS} released")  # fmt: skip
 
@@ -65,20 +67,20 @@ def _photos() -> Iterator[bytes]:
         yield out.getvalue()
 
 
-def _plain_loop(photos: list[bytes], settings: tuple[str, ...]) -> tuple[float, float, float]:
-    """Seconds, the same with the start of the processes, and photos per second once running."""
+def _plain_loop(photos: list[bytes], settings: tuple[str, ...]) -> tuple[float, float, float, float]:
+    """Seconds, the same with the start of the processes, photos per second once running, CPU seconds of it all."""
     from anonymousnet.data.images import load_photo
 
     decoded = [load_photo(photo).rgb for photo in photos]
-    context, started = multiprocessing.get_context("spawn"), time.monotonic()
+    context, started, before = multiprocessing.get_context("spawn"), time.monotonic(), _cpu()
     ready = context.Barrier(PROCESSES + 1)
     with context.Pool(PROCESSES, _load, (ready, settings)) as pool:
         ready.wait()
         begun = time.monotonic()
         chunks = [decoded[i : i + CHUNK] for i in range(0, len(decoded), CHUNK)]
         at = list(_timed(pool.imap_unordered(_work, chunks)))
-        ended = time.monotonic()
-    return ended - begun, ended - started, _steady(at)
+        ended, used = time.monotonic(), _cpu()
+    return ended - begun, ended - started, _steady(at), used - before
 
 
 def _load(ready: Barrier, settings: tuple[str, ...]) -> None:
@@ -96,13 +98,13 @@ def _work(chunk: list[np.ndarray]) -> int:
     return len(list(protect(_anonymizer, ((photo, None) for photo in chunk))))
 
 
-def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, float, int]:
+def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, float, float, int]:
     """As of the plain loop, and how many photos were released."""
     from anonymousnet.config import Config
     from anonymousnet.pipelines.bulk import anonymize_bulk
     from anonymousnet.pipelines.session import ray_session
 
-    started, at = time.monotonic(), list[tuple[float, int]]()
+    started, before, at = time.monotonic(), _cpu(), list[tuple[float, int]]()
 
     def watched(tallies: Iterable[dict[str, int]], *_: int) -> Iterable[dict[str, int]]:
         for tally in tallies:
@@ -115,8 +117,14 @@ def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, flo
             "s3://bench/in", "s3://bench/out", Config.load(None, settings), "s3://bench/audit",
             endpoint_url=server.endpoint, workers=PROCESSES, progress=watched,
         )  # fmt: skip
-        ended = time.monotonic()
-    return ended - begun, time.monotonic() - started, _steady(at), done.released
+        ended, used = time.monotonic(), _cpu()
+    return ended - begun, time.monotonic() - started, _steady(at), used - before, done.released
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and all that it has started and that still live."""
+    here = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in [here, *here.children(recursive=True)])
 
 
 def _timed(counts: Iterable[int]) -> Iterator[tuple[float, int]]:
