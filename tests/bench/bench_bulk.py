@@ -22,7 +22,7 @@ import psutil
 
 from tests.seaweed import KEYS, Seaweed
 
-PHOTOS, CHUNK, PROCESSES = 1_024, 32, 2
+PHOTOS, CHUNK, PROCESSES = 640, 32, 2
 _anonymizer: Any = None
 """Of a process of the peer."""
 

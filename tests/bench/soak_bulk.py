@@ -98,13 +98,15 @@ class Soak:
         """Three drivers, one worker and the server killed with -9: the same bucket, nothing spent or done twice."""
         scene, chance, at = self.scene, random.Random(SEED), self.scene.server.log.stat().st_size
         chunks = scene.done("out")
-        moments = sorted(chance.uniform(0.03, 0.9) for _ in range(5))
+        moments = sorted(chance.uniform(0.03, 0.8) for _ in range(5))
         process, events = scene.start("in", "killed"), list[datetime]()
         for moment, what in zip(moments, ["driver", "worker", "server", "driver", "driver"], strict=True):
             while (done := scene.done("killed")) < moment * chunks and process.poll() is None:
                 time.sleep(0.2)
-            time.sleep(chance.uniform(0, 3))  # not always just after a record
-            self.say(f"{what} killed at {moment:.0%}, {done} of {chunks} chunks recorded", "", process.poll() is None)
+            time.sleep(chance.uniform(0, 2))  # not always just after a record
+            self.say(f"{what} killed at {moment:.0%}; chunks recorded", f"{done} of {chunks}", process.poll() is None)
+            if process.poll() is not None:
+                break  # it was too quick for us
             events.append(datetime.now())
             process = getattr(self, f"_kill_{what}")(process)
         summary = scene.finish(process, "killed")
@@ -121,8 +123,11 @@ class Soak:
         return self.scene.start("in", "killed")
 
     def _kill_worker(self, process: Any) -> Any:
-        family = psutil.Process(process.pid).children(recursive=True)
-        workers = [p for p in family if any("Protect" in word for word in p.cmdline())]
+        workers: list[psutil.Process] = []
+        while not workers and process.poll() is None:
+            time.sleep(0.1)
+            family = psutil.Process(process.pid).children(recursive=True)
+            workers = [one for one in family if one.is_running() and "Protect" in one.name() + " ".join(one.cmdline())]
         self.say("workers, of which one is killed", len(workers), bool(workers))
         workers[0].kill()
         return process
@@ -176,10 +181,11 @@ class Soak:
         while not scene.done("woken"):
             time.sleep(0.2)
         psutil.Process(slow.pid).suspend()
-        heir = scene.start("few", "woken")
-        before = scene.done("woken")
-        while scene.done("woken") <= before and heir.poll() is None:
+        heir, owner = scene.start("few", "woken"), scene.owner("woken")
+        while scene.owner("woken") == owner and heir.poll() is None:
             time.sleep(0.2)
+        self.say("the heir took over", "", heir.poll() is None)
+        time.sleep(8)  # both are at it for a while: the sleeper's workers never slept
         psutil.Process(slow.pid).resume()
         ends = [slow.wait(), heir.wait()]
         said = (scene.folder / "woken.progress").read_text().splitlines()
