@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -126,8 +127,7 @@ class Soak:
         workers: list[psutil.Process] = []
         while not workers and process.poll() is None:
             time.sleep(0.1)
-            family = psutil.Process(process.pid).children(recursive=True)
-            workers = [one for one in family if one.is_running() and "Protect" in one.name() + " ".join(one.cmdline())]
+            workers = [one for one in psutil.Process(process.pid).children(recursive=True) if _is_worker(one)]
         self.say("workers, of which one is killed", len(workers), bool(workers))
         workers[0].kill()
         return process
@@ -235,6 +235,12 @@ class Soak:
                      summary["released"] == count)  # fmt: skip
             peaks.append(total / 1e6)
         self.say("grown by, MB", f"{peaks[-1] - peaks[0]:.0f}", peaks[-1] - peaks[0] <= 50)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it may be gone by now
+        return "Protect" in " ".join(process.cmdline())
+    return False
 
 
 def _wall() -> bytes:
