@@ -2,12 +2,13 @@
 # make serve   the page and the API at http://127.0.0.1:8000/
 # make test    all tests (`make browser` first installs Chromium for those that need one)
 # make check   ruff and mypy    make bench   speed, as ratios against peers
+# make soak    a bucket at a time: 2,000 real photos, killed again and again (ANONYMOUSNET_CELEBA)
 PYTHON ?= python3
 BIN := .venv/bin
 PHOTOS ?=
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo serve test browser check bench install clean
+.PHONY: demo serve test browser check bench soak chaos install clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml
@@ -36,6 +37,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+soak: install
+	$(BIN)/python -m tests.bench.soak_bulk
 
 clean:
 	rm -rf .venv build *.egg-info platform/*.egg-info

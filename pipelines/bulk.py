@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
 import warnings
 from collections import Counter
@@ -86,12 +85,13 @@ def anonymize_bulk(
     _check_target(target)
     if isinstance(private, Folder):
         private_folder(private.root)
-    next(_hurried(source).scan(), None)  # a mistake is told at once; an outage later on is waited out
+    for place in (private, source):  # a mistake is told at once, an outage later on is waited out; and there are
+        next(_hurried(place).scan(), None)  # servers that make a bucket of any name, once something is put there
     surveyed = survey(source)
     config, anonymizer = _resolved(config, address)
     job = _job(source, target, private, surveyed, config, anonymizer)
     _claim(job, surveyed)
-    with held(private, job.run) as hold:
+    with _graceful(), held(_hurried(private), job.run) as hold:  # its beats come again, and its end is not waited for
         kept, work = 0, 0
         missing = _missing(job, surveyed)
         kept = surveyed.objects - missing
@@ -274,7 +274,8 @@ def _run(
     context.enable_progress_bars = context.print_on_execution_start = False
     context.raise_original_map_exception = True  # Ray's own wrapping forgets ours on its way here
     context.target_max_block_size = 1  # a chunk is a block of its own, and so a task of its own
-    with ray_session(address), DataContext.current(context), _graceful(), warnings.catch_warnings():
+    with ray_session(address), DataContext.current(context), warnings.catch_warnings():
+        _heed_sigterm()  # once more: Ray has set a handler of its own
         warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
@@ -315,16 +316,18 @@ def _watched(tallies: Iterator[Tally], hold: Hold, kept: int, objects: int) -> I
 @contextmanager
 def _graceful() -> Iterator[None]:
     """SIGTERM ends the block with status 143: chunks in hand are let go, and done again by whoever goes on."""
-
-    def stop(*_: object) -> None:
-        raise SystemExit(143)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)  # after Ray, which sets its own
+    before = signal.getsignal(signal.SIGTERM)
+    _heed_sigterm()
     try:
         yield
     finally:
-        with suppress(TypeError):  # one that was not set from Python cannot be put back
+        with suppress(TypeError, ValueError):  # not set from Python, or not our thread
             signal.signal(signal.SIGTERM, before)
+
+
+def _heed_sigterm() -> None:
+    def stop(*_: object) -> None:
+        raise SystemExit(143)
+
+    with suppress(ValueError):  # only the main thread may; others are not asked to stop
+        signal.signal(signal.SIGTERM, stop)

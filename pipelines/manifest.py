@@ -40,7 +40,8 @@ FORMAT = 1
 """Version of the manifest; raise it with every change of its meaning."""
 STATEMENT = f"{RESERVED}.json"
 MARKER = f"{RESERVED}/job.json"
-PART_ROWS = 20_000
+PART_ROWS = 4_000
+"""Rows of a part: the driver's memory holds so many at once."""
 ROWS = pa.schema([
     pa.field("object", pa.string(), nullable=False),         # relative to the release
     pa.field("object_sha256", pa.string(), nullable=False),  # of the object's bytes

@@ -91,13 +91,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that point a Config at small random networks (64 px), a random perturbation and a key of its own."""
+    return write_small_weights(tmp_path_factory.mktemp("weights"))
+
+
+def write_small_weights(folder: Path) -> list[str]:
+    """Write small random networks and a key; the overrides that use them."""
     from anonymousnet import weights
     from anonymousnet.nets.classifier import Classifier, ClassifierConfig
     from anonymousnet.nets.embedder import Embedder, EmbedderConfig
     from anonymousnet.nets.generator import Generator, GeneratorConfig
     from anonymousnet.nets.translator import Translator, TranslatorConfig
 
-    folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(1)
     classifier, generator = ClassifierConfig(px=64, width=8), GeneratorConfig(px=64, width=8, widest=32)
     translator = TranslatorConfig(px=64, width=8, blocks=1)

@@ -333,6 +333,10 @@ def test_a_bucket_needs_an_audit_place_apart(s3: S3Server, small_weights: list[s
     assert (status, "give --audit" in said) == (2, True)
     status, said = run("anonymize", "s3://bulk/in", "s3://bulk/x", "--audit", "s3://bulk/x/private")
     assert (status, "overlap" in said) == (2, True)
+    mistyped = ["--audit", "s3://no-such-bucket/a", "--endpoint-url", s3.endpoint]
+    status, said = run("anonymize", "s3://bulk/in", "s3://bulk/x", *mistyped)
+    assert (status, "there is no bucket 'no-such-bucket'" in said) == (2, True)
+    assert "no-such-bucket" not in {bucket["Name"] for bucket in s3.client.list_buckets()["Buckets"]}
 
 
 def shard(members: dict[str, bytes]) -> bytes:

@@ -1,0 +1,142 @@
+"""`anonymousnet anonymize` from bucket to bucket against the plain loop over the same photos, decoded beforehand.
+
+The peer is two processes of one thread each, which take chunks of 32 decoded photos from one queue and run the four
+stages and the audit's recogniser over them with the same batch size: no storage, no decoding, no encoding, no ledger.
+Ours does all of that, on the same two cores, which it also shares with the S3 server.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from tests.seaweed import KEYS, Seaweed
+
+PHOTOS, CHUNK, PROCESSES = 640, 32, 2
+_anonymizer: Any = None
+"""Of a process of the peer."""
+
+
+def main() -> None:
+    os.environ |= {**KEYS, "OMP_NUM_THREADS": "1"}  # for the peer's processes as for Ray's
+    photos = list(islice(_photos(), PHOTOS))
+    with tempfile.TemporaryDirectory() as name:
+        settings = (f"release.key_file={name}/key", f"release.ledger={name}/ledger")
+        loop, whole_loop, steady_loop, cpu_loop = _plain_loop(photos, settings[:1])
+        server = Seaweed(Path(name, "s3"))
+        try:
+            server.start().bucket("bench")
+            for i, photo in enumerate(photos):
+                server.client.put_object(Bucket="bench", Key=f"in/{i:06}.jpg", Body=photo)
+            ours, whole, steady, cpu, released = _bulk(server, settings)
+        finally:
+            server.kill()
+    print(f"plain loop    {PHOTOS / loop:6.2f} photos/s, {PHOTOS / whole_loop:6.2f} with the start of its processes")
+    print(f"anonymousnet  {PHOTOS / ours:6.2f} photos/s, {PHOTOS / whole:6.2f} with Ray's start and end")
+    print(f"once running  {steady_loop:6.2f} and {steady:6.2f} photos/s, from a tenth to nine tenths of the photos")
+    print(f"CPU seconds   {cpu_loop:6.0f} and {cpu:.0f}, the S3 server's among them; ratio {cpu_loop / cpu:.2f}")
+    print(f"ratio         {whole_loop / whole:6.2f} with every start, {whole_loop / ours:.2f} where Ray is up already, "
+          f"{steady / steady_loop:.2f} once running; {released} of {PHOTOS} released")  # fmt: skip
+
+
+def _photos() -> Iterator[bytes]:
+    """Faces of CelebA where it is, else rendered ones."""
+    celeba = os.environ.get("ANONYMOUSNET_CELEBA")
+    if celeba:
+        yield from (path.read_bytes() for path in sorted(Path(celeba, "img_align_celeba").iterdir()))
+        return
+    import io
+
+    from PIL import Image
+
+    from anonymousnet.data.synthetic import synthetic_dataset
+
+    for image in synthetic_dataset(PHOTOS, 178, 30, 0)[0]:
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, "JPEG", quality=92)
+        yield out.getvalue()
+
+
+def _plain_loop(photos: list[bytes], settings: tuple[str, ...]) -> tuple[float, float, float, float]:
+    """Seconds, the same with the start of the processes, photos per second once running, CPU seconds of it all."""
+    from anonymousnet.data.images import load_photo
+
+    decoded = [load_photo(photo).rgb for photo in photos]
+    context, started, before = multiprocessing.get_context("spawn"), time.monotonic(), _cpu()
+    ready = context.Barrier(PROCESSES + 1)
+    with context.Pool(PROCESSES, _load, (ready, settings)) as pool:
+        ready.wait()
+        begun = time.monotonic()
+        chunks = [decoded[i : i + CHUNK] for i in range(0, len(decoded), CHUNK)]
+        at = list(_timed(pool.imap_unordered(_work, chunks)))
+        ended, used = time.monotonic(), _cpu()
+    return ended - begun, ended - started, _steady(at), used - before
+
+
+def _load(ready: Barrier, settings: tuple[str, ...]) -> None:
+    global _anonymizer
+    from anonymousnet.anonymizer import Anonymizer
+    from anonymousnet.config import Config
+
+    _anonymizer = Anonymizer.load(Config.load(None, settings))
+    ready.wait()
+
+
+def _work(chunk: list[np.ndarray]) -> int:
+    from anonymousnet.protect import protect
+
+    return len(list(protect(_anonymizer, ((photo, None) for photo in chunk))))
+
+
+def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, float, float, int]:
+    """As of the plain loop, and how many photos were released."""
+    from anonymousnet.config import Config
+    from anonymousnet.pipelines.bulk import anonymize_bulk
+    from anonymousnet.pipelines.session import ray_session
+
+    started, before, at = time.monotonic(), _cpu(), list[tuple[float, int]]()
+
+    def watched(tallies: Iterable[dict[str, int]], *_: int) -> Iterable[dict[str, int]]:
+        for tally in tallies:
+            at.append((time.monotonic(), tally["photos"]))
+            yield tally
+
+    with ray_session():
+        begun = time.monotonic()
+        done = anonymize_bulk(
+            "s3://bench/in", "s3://bench/out", Config.load(None, settings), "s3://bench/audit",
+            endpoint_url=server.endpoint, workers=PROCESSES, progress=watched,
+        )  # fmt: skip
+        ended, used = time.monotonic(), _cpu()
+    return ended - begun, time.monotonic() - started, _steady(at), used - before, done.released
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and all that it has started and that still live."""
+    here = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in [here, *here.children(recursive=True)])
+
+
+def _timed(counts: Iterable[int]) -> Iterator[tuple[float, int]]:
+    return ((time.monotonic(), count) for count in counts)
+
+
+def _steady(at: list[tuple[float, int]]) -> float:
+    """Photos per second between the moments when a tenth and nine tenths were done."""
+    times, done = [when for when, _ in at], np.cumsum([count for _, count in at])
+    a, b = (int(np.searchsorted(done, share * done[-1])) for share in (0.1, 0.9))
+    return float(done[b] - done[a]) / (times[b] - times[a])
+
+
+if __name__ == "__main__":
+    main()
