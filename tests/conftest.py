@@ -86,6 +86,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`write_small_weights`, once for all tests."""
+    return write_small_weights(tmp_path_factory.mktemp("weights"))
+
+
+def write_small_weights(folder: Path) -> list[str]:
     """Overrides that point a Config at small random networks (64 px), a random perturbation and a key of its own."""
     from anonymousnet import weights
     from anonymousnet.nets.classifier import Classifier, ClassifierConfig
@@ -93,7 +98,6 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     from anonymousnet.nets.generator import Generator, GeneratorConfig
     from anonymousnet.nets.translator import Translator, TranslatorConfig
 
-    folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(1)
     classifier, generator = ClassifierConfig(px=64, width=8), GeneratorConfig(px=64, width=8, widest=32)
     translator = TranslatorConfig(px=64, width=8, blocks=1)
