@@ -16,6 +16,7 @@ import click
 from anonymousnet import __version__
 from anonymousnet.cluster.anonymize import anonymize, jobs, verify
 from anonymousnet.cluster.evaluate import evaluate
+from anonymousnet.cluster.operate import cluster
 from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba, plain_errors, show
 from anonymousnet.cluster.perturbation import perturbation
 from anonymousnet.cluster.population import population
@@ -152,6 +153,7 @@ def score_weights(
 
 
 main.add_command(anonymize)
+main.add_command(cluster)
 main.add_command(evaluate)
 main.add_command(jobs)
 main.add_command(perturbation)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 SERVING = {
     "ray_anonymousnet_requests_total", "ray_anonymousnet_request_seconds", "ray_anonymousnet_stage_seconds",

@@ -64,6 +64,17 @@ def cause_of(error: BaseException, tries: int) -> AnonymousNetError:
     return ClusterError(f"Ray gave up: {said}; what is finished is kept, run the same command again")
 
 
+def machine_lost(error: BaseException) -> bool:
+    """Whether Ray gave up because processes were gone, and not because their work was wrong.
+
+    Calls to a machine that is gone fail, and use up their retries, before Ray notices that it is gone: what is left of
+    a job is then worth another start.
+    """
+    from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+
+    return isinstance(error, RayActorError | NodeDiedError | ObjectLostError | WorkerCrashedError)
+
+
 def software() -> dict[str, str]:
     """What the bytes of a face depend on: versions by name."""
     return {name: version(name) for name in ("anonymousnet", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")}

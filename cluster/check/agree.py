@@ -58,7 +58,7 @@ def _large_enough(document: Document, config: Config) -> Iterator[Mistake]:
         )  # fmt: skip
     if "anonymousnet train" in entry and sum(group.get("minReplicas", 0) for group in groups) < config.scale.nodes:
         yield document.mistake(
-            (*where, 0, "minReplicas"), f"fewer machines than scale.nodes = {config.scale.nodes} are there at the start",
+            (*where, 0, "minReplicas"), f"it starts with fewer machines than scale.nodes = {config.scale.nodes}",
             "raise minReplicas, or render again",
         )  # fmt: skip
     workers = re.search(r"anonymize .*--workers (\d+)", entry)

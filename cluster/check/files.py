@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from anonymousnet.cluster.check.schema import against
-from anonymousnet.cluster.check.text import Document, Mistake
+from anonymousnet.cluster.check.text import Document, Mistake, Where
 from anonymousnet.cluster.watch import unknown_metrics
 from anonymousnet.config import Config
 from anonymousnet.errors import ConfigError
 
 
 def launcher(document: Document) -> Iterator[Mistake]:
-    """Ray's schema; then Ray's own preparation of the file, as `ray up` would make it; then what it does not look at."""
+    """Ray's schema, what it does not look at, and Ray's own preparation of the file, as `ray up` would make it."""
     found = list(against(document, "Launcher"))
     yield from found
     types = document.data.get("available_node_types") or {}
     head = document.data.get("head_node_type")
     if types and head not in types:
         yield document.mistake(
-            ("head_node_type",), f"head_node_type is {head}", f"expected one of available_node_types: {', '.join(types)}"
+            ("head_node_type",), f"there is no node type {head}", f"expected one of {', '.join(types)}"
         )
         return
     for name, kind in types.items():
@@ -52,7 +52,7 @@ def _prepared(document: Document) -> Iterator[Mistake]:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             validate_config(prepare_config(document.data))
-    except (Exception, SystemExit) as error:  # Ray ends the process over some mistakes, and raises all sorts over others
+    except (Exception, SystemExit) as error:  # Ray ends the process over some mistakes, and raises anything over others
         said = str(error).strip().splitlines() or [type(error).__name__]
         yield document.mistake((), f"Ray refuses it: {said[0]}", "see Ray's cluster YAML reference, or render again")
 
@@ -87,9 +87,15 @@ def config(document: Document) -> Iterator[Mistake]:
     try:
         Config.load(document.path)
     except ConfigError as error:
-        for said in str(error).split("; "):
-            name = next((w.strip("':,") for w in said.split() if "." in w and w.split(".")[0].strip("'") in document.data), "")
-            yield document.mistake(tuple(name.split(".")) if name else (), said, "`anonymousnet config` lists all settings")
+        yield document.mistake(_setting(document, str(error)), str(error), "`anonymousnet config` lists all settings")
+
+
+def _setting(document: Document, said: str) -> Where:
+    """The first setting that an error names and the file has."""
+    for word in said.replace("'", " ").replace(":", " ").split():
+        if word.split(".")[0] in document.data:
+            return tuple(word.split("."))
+    return ()
 
 
 def dockerfile(path: Path) -> Iterator[Mistake]:
@@ -104,6 +110,7 @@ def dockerfile(path: Path) -> Iterator[Mistake]:
         for one in findings:
             yield Mistake(str(path), one["line"], one["message"], f"see hadolint's rule {one['code']}")
     lines = path.read_text().splitlines()
-    users = [(i, line.split()[1]) for i, line in enumerate(lines, 1) if line.startswith("USER ") and len(line.split()) > 1]
-    if not users or users[-1][1].partition(":")[0] in ("root", "0"):
-        yield Mistake(str(path), users[-1][0] if users else len(lines), "the image runs as root", "end with USER and a number")
+    users = [(i, line.split()[1:]) for i, line in enumerate(lines, 1) if line.startswith("USER")]
+    if not users or "".join(users[-1][1]).partition(":")[0] in ("", "root", "0"):
+        line = users[-1][0] if users else len(lines)
+        yield Mistake(str(path), line, "the image runs as root", "end with USER and a number")

@@ -44,7 +44,7 @@ def pods(document: Document) -> Iterator[tuple[Where, dict[str, Any]]]:
 def _security(document: Document, where: Where, pod: dict[str, Any]) -> Iterator[Mistake]:
     if not _at(pod, "securityContext", "runAsNonRoot"):
         yield document.mistake(
-            (*where, "securityContext"), f"{shown(where)}: the pod may run as root", "set securityContext.runAsNonRoot: true"
+            (*where, "securityContext"), f"{shown(where)}: the pod may run as root", "set runAsNonRoot: true"
         )
     for i, container in enumerate(pod["containers"]):
         here = (*where, "containers", i)

@@ -10,15 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anonymousnet.cluster.schemas import ours
 from anonymousnet.cluster.check.text import Document, Mistake, Where, shown
+from anonymousnet.cluster.schemas import ours
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 @lru_cache
 def schema_of(kind: str) -> dict[str, Any] | None:
-    """The schema of a Kubernetes kind, of a Grafana `Dashboard`, of `Prometheus` or of the `Launcher`; None: not known."""
+    """The schema of a Kubernetes kind, a Grafana `Dashboard`, `Prometheus` or the `Launcher`; None: not known."""
     if kind == "Launcher":
         origin = find_spec("ray.autoscaler")
         assert origin is not None

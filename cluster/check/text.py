@@ -61,8 +61,8 @@ def documents(path: Path) -> list[Document]:
         return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise Unreadable(Mistake(str(path), line, f"not YAML: {error.problem}", "mend the line, or render again")) from error
+        where = mark.line + 1 if mark else 1
+        raise Unreadable(Mistake(str(path), where, f"not YAML: {error.problem}", "mend it, or render again")) from error
     except (OSError, UnicodeDecodeError) as error:
         raise Unreadable(Mistake(str(path), 1, f"cannot be read: {error}", "check the path")) from error
 

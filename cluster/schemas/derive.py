@@ -32,6 +32,7 @@ META = {
     },
 }  # fmt: skip
 """What a manifest of ours says of itself; CRDs leave it open."""
+OPEN = {"type", "description"}
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     found = {key: schema[key] for key in KEPT if key in schema}
     if "properties" in schema:
         found["properties"] = {
-            name: META if name == "metadata" and not {"properties", "additionalProperties"} & part.keys() else closed(part)
+            name: META if name == "metadata" and part.keys() <= OPEN else closed(part)
             for name, part in schema["properties"].items()
         }
         if not schema.get("x-kubernetes-preserve-unknown-fields"):

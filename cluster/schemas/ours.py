@@ -40,7 +40,8 @@ def _kind(name: str, api: str, *required: str, **properties: Schema) -> Schema:
 
 
 def _rules(side: str) -> Schema:
-    peer = _object(podSelector=CHOSEN, namespaceSelector=CHOSEN, ipBlock=_object("cidr", cidr=TEXT, except_=_list(TEXT)))
+    block = _object("cidr", cidr=TEXT, except_=_list(TEXT))
+    peer = _object(podSelector=CHOSEN, namespaceSelector=CHOSEN, ipBlock=block)
     port = _object("port", protocol=_one_of("TCP", "UDP", "SCTP"), port=PORT)
     return _list(_object(**{side: _list(peer), "ports": _list(port)}))
 

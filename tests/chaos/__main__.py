@@ -1,4 +1,4 @@
-"""`make chaos`: every job under every fault, on several machines in one; what was lost, and how long it took to recover.
+"""`make chaos`: every job under every fault, on several machines in one: what was lost, how long it took to recover.
 
     python -m tests.chaos [--job preprocess ...] [--fault kill ...] [--out runs/chaos]
 
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
+
 from tests.chaos import bed as beds
 from tests.chaos.bed import Bed, Machine
 from tests.chaos.jobs import JOBS, Job, prepare

@@ -199,8 +199,8 @@ class Bed:
         password = secrets.token_hex(8)
         self.environment = {
             **os.environ, **HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
-            "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
-            "HOME": str(self.folder),
+            "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "120", "HOME": str(self.folder),
         }  # fmt: skip
         at = f"10.77.{self.net}.254:{REDIS_PORT}"
         memory = {"RAY_REDIS_ADDRESS": at, "RAY_REDIS_PASSWORD": password, "RAY_external_storage_namespace": self.name}

@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from PIL import Image
-from tests.conftest import write_small_weights
 
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.synthetic import render_page, synthetic_dataset
 from anonymousnet.pipelines.preprocess import preprocess
+from tests.conftest import write_small_weights
 
 
 class Job(ABC):
