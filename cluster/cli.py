@@ -55,11 +55,17 @@ def demo(out: Path, photos: Path | None, as_json: bool) -> None:
 @click.option(
     "--guarantee", is_flag=True, help="Test on 50 faces that the release does not depend on the hidden pixels."
 )
+@click.option("--cluster", "address", help="Examine every machine of the Ray cluster at this address instead.")
+@click.option("--bucket", help="With --cluster: a place in S3 that every machine must be able to list.")
+@click.option("--endpoint-url", help="S3 server other than AWS's [AWS_ENDPOINT_URL_S3].")
 @CONFIG
 @SET
 @JSON
 @plain_errors
-def doctor(guarantee: bool, config_file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def doctor(
+    guarantee: bool, address: str | None, bucket: str | None, endpoint_url: str | None, config_file: Path | None,
+    overrides: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Say what is there, what is missing, and what to do about it."""
     from anonymousnet import doctor as clinic
     from anonymousnet.config import Config
@@ -69,9 +75,15 @@ def doctor(guarantee: bool, config_file: Path | None, overrides: tuple[str, ...]
         result = clinic.guarantee(config)
         show(asdict(result) | {"holds": result.holds}, as_json, result.lines())
         sys.exit(0 if result.holds else 1)
-    checks = list(clinic.checks(config))
+    if address is None:
+        checks = list(clinic.checks(config))
+    else:
+        from anonymousnet.cluster.clinic import checks as of_cluster
+
+        checks = list(of_cluster(config, address, bucket, endpoint_url))
+    width = max(22, *(len(c.name) + 2 for c in checks))
     show({"checks": [asdict(c) for c in checks]}, as_json, [
-        f"{c.status:<5}{c.name:<22}{c.found}" + (f"  -> {c.remedy}" if c.status != "ok" else "") for c in checks
+        f"{c.status:<5}{c.name:<{width}}{c.found}" + (f"  -> {c.remedy}" if c.status != "ok" else "") for c in checks
     ])  # fmt: skip
     sys.exit(1 if any(c.status == "fail" for c in checks) else 0)
 

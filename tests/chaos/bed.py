@@ -192,7 +192,8 @@ class Machine:
 class Bed:
     """Head, desk and workers; use it as a context."""
 
-    def __init__(self, workers: int = 2, cpus: int = 3) -> None:
+    def __init__(self, workers: int = 2, cpus: int = 3, **settings: str) -> None:
+        """`settings`: more environment of all machines."""
         self.net = os.getpid() % 200 + 1
         self.name = f"anx{self.net}"
         self.folder = Path(tempfile.mkdtemp(prefix="anx-"))
@@ -200,7 +201,7 @@ class Bed:
         self.environment = {
             **os.environ, **HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0",
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "120", "HOME": str(self.folder),
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "120", "HOME": str(self.folder), **settings,
         }  # fmt: skip
         at = f"10.77.{self.net}.254:{REDIS_PORT}"
         memory = {"RAY_REDIS_ADDRESS": at, "RAY_REDIS_PASSWORD": password, "RAY_external_storage_namespace": self.name}

@@ -62,14 +62,15 @@ class Preprocess(Job):
 
 
 class Bulk(Job):
-    """640 photos, in 20 chunks, with a ledger."""
+    """384 photos, in 12 chunks, with a ledger."""
 
-    name, units = "bulk", 20
+    name, units = "bulk", 12
+    workers = 2
 
     def command(self, out: Path, address: str) -> list[str]:
         settings = [*_weights(self.data), f"release.ledger={out}.ledger"]
-        return ["anonymize", str(self.data / "photos"), str(out), "--audit", f"{out}-audit", "--workers", "2",
-                "--address", address, *_sets(settings)]  # fmt: skip
+        return ["anonymize", str(self.data / "photos"), str(out), "--audit", f"{out}-audit",
+                "--workers", str(self.workers), "--address", address, *_sets(settings)]  # fmt: skip
 
     def done(self, out: Path) -> int:
         return len(list(Path(f"{out}-audit").glob("*/records/*.jsonl")))
@@ -140,16 +141,16 @@ def prepare(data: Path) -> None:
     (data / "weights.json").write_text(json.dumps(write_small_weights(weights)))
     (data / "photos").mkdir()
     pages = [render_page(i, faces=1, width=240)[0] for i in range(8)]
-    for i in range(640):
+    for i in range(384):
         page = pages[i % 8]
         Image.fromarray(page.copy()).rotate(0, translate=(i // 8 % 9, i // 72)).save(
             data / "photos" / f"{i:04}.jpg", quality=92
         )
-    _celeba(data / "celeba")
+    write_celeba(data / "celeba")
     preprocess(str(data / "celeba"), str(data / "shards"), face_px=64, shards=6)
 
 
-def _celeba(folder: Path, n: int = 600) -> None:
+def write_celeba(folder: Path, n: int = 600) -> None:
     """Rendered faces in CelebA's layout, a sixth of them held out."""
     (folder / "img_align_celeba").mkdir(parents=True)
     images, attributes, people, _ = synthetic_dataset(60, 178, 12, 1)
