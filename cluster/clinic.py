@@ -7,6 +7,7 @@ version of AnonymousNet is installed, or none.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,9 +64,9 @@ def examine(config: Config, bucket: str | None, endpoint_url: str | None) -> Ite
     cloudpickle.register_pickle_by_value(probe)  # type: ignore[no-untyped-call]
     try:
         asked = []
-        for node in ray.nodes():  # type: ignore[no-untyped-call]
-            if not node["Alive"]:
-                continue
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        addresses = Counter(node["NodeManagerAddress"] for node in nodes)
+        for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             # Without a share of a GPU, a task is shown none; a small one is free beside any job.
             share = 0.001 if node["Resources"].get("GPU") else 0
@@ -84,7 +85,10 @@ def examine(config: Config, bucket: str | None, endpoint_url: str | None) -> Ite
                 error = f"no answer within {ANSWER_S:.0f} s"
             except RayError as failed:
                 error = " ".join(str(failed).split())[-300:]
-            yield Machine(node["NodeManagerAddress"], node["Resources"], found, error)
+            name = node["NodeManagerAddress"]
+            if addresses[name] > 1:  # several on one machine, as in tests
+                name += f"/{node['NodeID'][:6]}"
+            yield Machine(name, node["Resources"], found, error)
     finally:
         cloudpickle.unregister_pickle_by_value(probe)  # type: ignore[no-untyped-call]
 

@@ -25,7 +25,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 CGROUP = Path("/sys/fs/cgroup/cpu")
-PORT, REDIS_PORT = 6399, 6398
+PORT, REDIS_PORT, DASHBOARD = 6399, 6398, 8265
 DISK, STORE = "400m", 100 << 20
 """Of each machine: its disk (Ray's logs and spilled objects), and bytes of its object store."""
 BACK_AFTER_S = 5.0
@@ -192,8 +192,8 @@ class Machine:
 class Bed:
     """Head, desk and workers; use it as a context."""
 
-    def __init__(self, workers: int = 2, cpus: int = 3, **settings: str) -> None:
-        """`settings`: more environment of all machines."""
+    def __init__(self, workers: int = 2, cpus: int = 3, dashboard: bool = False, **settings: str) -> None:
+        """`dashboard`: jobs can be submitted at port DASHBOARD of the head; `settings`: more environment."""
         self.net = os.getpid() % 200 + 1
         self.name = f"anx{self.net}"
         self.folder = Path(tempfile.mkdtemp(prefix="anx-"))
@@ -210,7 +210,8 @@ class Bed:
         self._redis: subprocess.Popen[bytes] | None = None
         self.head = Machine(
             self, "head", 1,
-            ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", f"--redis-password={password}"],
+            ["--head", f"--port={PORT}", "--num-cpus=0", f"--include-dashboard={str(dashboard).lower()}",
+             "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD}", f"--redis-password={password}"],
             memory,
         )  # fmt: skip
         join = [f"--address={self.address}"]
