@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,6 +17,8 @@ LOGICAL_CPUS = 8
 """A local Ray is given at least this many: a pipeline's operators each hold one, and with fewer they wait for ever."""
 OBJECT_STORE = 1 << 30
 """Bytes of shared memory that a local Ray may take."""
+KNOCK_S = 10.0
+"""Seconds in which a cluster's port must answer."""
 
 
 @contextmanager
@@ -36,8 +39,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
                 logging_level=logging.ERROR, log_to_driver=False,
             )  # fmt: skip
         else:
+            _knock(address)
             ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"no Ray answers at {address or 'this machine'}: {str(error).splitlines()[0]}; check --address, "
             "or leave it out to run on this machine"
@@ -46,6 +50,13 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`: Ray itself would keep trying for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def cause_of(error: BaseException, tries: int) -> AnonymousNetError:
