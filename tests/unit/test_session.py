@@ -13,7 +13,6 @@ from anonymousnet.pipelines.session import ray_session
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_where_nobody_listens_is_told_at_once(address: str) -> None:
     started = time.monotonic()
-    with pytest.raises(ClusterError, match=f"no Ray answers at {address}: .*refused; check --address"):
-        with ray_session(address):
-            raise AssertionError("there is no Ray to be in")
+    with pytest.raises(ClusterError, match=f"no Ray answers at {address}: .*refused; check"), ray_session(address):
+        raise AssertionError("there is no Ray to be in")
     assert time.monotonic() - started < 15
