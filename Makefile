@@ -1,11 +1,12 @@
 # make demo    de-identify a few photos and print where the report is   (PHOTOS=folder for your own)
 # make test    all tests        make check   ruff and mypy        make bench   speed, as ratios against peers
+# make chaos   every job under every fault, on several machines in one (root, Linux; half an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 PHOTOS ?=
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench chaos install clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml
@@ -26,6 +27,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+chaos: install
+	$(BIN)/python -m tests.chaos
 
 clean:
 	rm -rf .venv build *.egg-info platform/*.egg-info
