@@ -25,7 +25,7 @@ from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import ConfigError, StorageError
-from anonymousnet.pipelines.session import cause_of, machine_lost, ray_session, software
+from anonymousnet.pipelines.session import persistently, ray_session, software
 from anonymousnet.pipelines.source import ALIGNED, Labels, Source, read_source
 from anonymousnet.pipelines.storage import Storage, storage_of
 
@@ -166,7 +166,6 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
     """Make shards on Ray and yield each once it is written, in any order."""
     import ray
     from ray.data import DataContext
-    from ray.exceptions import RayError
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told once, by us
     cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -178,16 +177,14 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
     with DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
         done: set[str] = set()
-        while left := [shard for shard in todo if shard.file not in done]:
-            before = len(done)
-            try:
-                for row in _pipeline(job, left, workers).iter_rows():
-                    one = ShardSummary(**json.loads(row["summary"]))
-                    done.add(one.file)
-                    yield one
-            except RayError as error:
-                if len(done) == before or not machine_lost(error):
-                    raise cause_of(error, TRIES) from error
+
+        def start() -> Iterator[ShardSummary]:
+            for row in _pipeline(job, [shard for shard in todo if shard.file not in done], workers).iter_rows():
+                one = ShardSummary(**json.loads(row["summary"]))
+                done.add(one.file)
+                yield one
+
+        yield from persistently(start, TRIES)
 
 
 def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
