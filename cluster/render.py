@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,8 @@ PYTHON = "3.11.13"
 REDIS = "redis:7.4.2-bookworm"
 USER = 10001
 MARK = "Written by `anonymousnet cluster render`: change the configuration and render again."
-SERVICE = "anonymousnet.serve.app:build"
+SERVICE = "anonymousnet.serve.app"
+CONFIG_FILE = "/etc/anonymousnet/anonymousnet.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +139,18 @@ def _port(config: Config) -> int:
 
 
 def serve_config(config: Config) -> str:
-    """Ray Serve's own configuration: the one application, which reads everything else from the configuration tree."""
-    http = {"host": "0.0.0.0", "port": _port(config)}  # a pod's address; the network policy says who may reach it
-    application = {
-        "name": "anonymousnet", "route_prefix": "/", "import_path": SERVICE,
-        "args": {"config": "/etc/anonymousnet/anonymousnet.yaml"},
-    }  # fmt: skip
-    whole = {"proxy_location": "EveryNode", "http_options": http, "applications": [application]}
+    """Ray Serve's own configuration, as the service renders it; its application reads the tree that pods have."""
+    if find_spec(SERVICE) is None:
+        application: dict[str, Any] = {"name": "anonymousnet", "route_prefix": "/", "import_path": f"{SERVICE}:build"}
+        # A pod's address; the network policy says who may reach it.
+        whole: dict[str, Any] = {
+            "proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": _port(config)},
+            "applications": [application],
+        }  # fmt: skip
+    else:
+        whole = yaml.safe_load(import_module(SERVICE).rendered(config))
+        (application,) = whole["applications"]
+    application["args"] = {"config": CONFIG_FILE}
     return yaml.safe_dump(whole, sort_keys=False)
 
 

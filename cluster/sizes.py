@@ -20,6 +20,8 @@ NAMED = {"small": "1x1", "medium": "1x8", "large": "4x8"}
 """Sizes that files are shipped for."""
 CPUS_PER_WORKER = 4
 """On machines without GPUs, one training process per so many CPUs."""
+API_KEYS = "/etc/anonymousnet-api/keys.json"
+"""Where a pod finds the endpoint's API keys: the Secret anonymousnet-api."""
 HEAD = "m7i.xlarge"
 """The head's machine: it holds the cluster's memory and the drivers, and does no work."""
 
@@ -93,9 +95,24 @@ def fitted(config: Config, size: Size, task: str = "attributes") -> Config:
     train = {"batch": kind.defaults["batch"] * scale["workers"]}
     train |= {key: value for key, value in given.get("train", {}).items() if value is not None}
     device = {"device": "cuda" if size.gpus else "cpu"} if config.device == "auto" else {}
-    found = Config.model_validate({**given, **device, "scale": scale, "train": train})
+    serve = {"serve": _serving(given.get("serve", {}), size)} if "serve" in Config.model_fields else {}
+    found = Config.model_validate({**given, **device, **serve, "scale": scale, "train": train})
     _check(found, size)
     return found
+
+
+def _serving(given: dict[str, Any], size: Size) -> dict[str, Any]:
+    """The service on this size: in a pod, behind keys; stages that compute grow to all of its machines."""
+    most = size.nodes * (size.gpus or max(1, (size.cpus - 2) // 4))
+    ours: dict[str, Any] = {
+        "host": "0.0.0.0", "keys": API_KEYS, "align": {"max": size.nodes * max(2, (size.cpus - 2) // 4)},
+        "predict": {"max": most, "gpus": 0.2 if size.gpus else 0.0},
+        "synthesize": {"max": most, "gpus": 0.5 if size.gpus else 0.0},
+    }  # fmt: skip
+    return {
+        **given, **{key: part | given.get(key, {}) if isinstance(part, dict) else given.get(key, part)
+                    for key, part in ours.items()},
+    }  # fmt: skip
 
 
 def _check(config: Config, size: Size) -> None:
