@@ -95,13 +95,14 @@ def fitted(config: Config, size: Size, task: str = "attributes") -> Config:
     train = {"batch": kind.defaults["batch"] * scale["workers"]}
     train |= {key: value for key, value in given.get("train", {}).items() if value is not None}
     device = {"device": "cuda" if size.gpus else "cpu"} if config.device == "auto" else {}
-    serve = {"serve": _serving(given.get("serve", {}), size)} if "serve" in Config.model_fields else {}
+    settings = getattr(config, "serve", None)
+    serve = {} if settings is None else {"serve": _serving(settings.model_dump(), given.get("serve", {}), size)}
     found = Config.model_validate({**given, **device, **serve, "scale": scale, "train": train})
     _check(found, size)
     return found
 
 
-def _serving(given: dict[str, Any], size: Size) -> dict[str, Any]:
+def _serving(all_settings: dict[str, Any], given: dict[str, Any], size: Size) -> dict[str, Any]:
     """The service on this size: in a pod, behind keys; stages that compute grow to all of its machines."""
     most = size.nodes * (size.gpus or max(1, (size.cpus - 2) // 4))
     ours: dict[str, Any] = {
@@ -109,10 +110,10 @@ def _serving(given: dict[str, Any], size: Size) -> dict[str, Any]:
         "predict": {"max": most, "gpus": 0.2 if size.gpus else 0.0},
         "synthesize": {"max": most, "gpus": 0.5 if size.gpus else 0.0},
     }  # fmt: skip
-    return {
-        **given, **{key: part | given.get(key, {}) if isinstance(part, dict) else given.get(key, part)
-                    for key, part in ours.items()},
-    }  # fmt: skip
+    for key, part in ours.items():
+        if isinstance(part, dict):
+            ours[key] = all_settings[key] | part | given.get(key, {})
+    return ours | {key: value for key, value in given.items() if not isinstance(ours.get(key), dict)}
 
 
 def _check(config: Config, size: Size) -> None:
