@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
 CGROUP = Path("/sys/fs/cgroup/cpu")
 PORT, REDIS_PORT, DASHBOARD = 6399, 6398, 8265
 DISK, STORE = "400m", 100 << 20
@@ -119,7 +120,7 @@ class Machine:
         with log.open("ab") as out:
             return subprocess.Popen(
                 inside, stdout=out, stderr=subprocess.STDOUT, env={**self.bed.environment, **(environment or {})},
-                preexec_fn=join, start_new_session=True, cwd=self.bed.folder,
+                preexec_fn=join, start_new_session=True, cwd=ROOT,
             )  # fmt: skip
 
     def _inmost(self) -> int:

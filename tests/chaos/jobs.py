@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
@@ -29,6 +31,10 @@ class Job(ABC):
 
     def __init__(self, data: Path) -> None:
         self.data = data
+
+    def process(self, out: Path, address: str) -> list[str]:
+        """What is started on the desk."""
+        return [sys.executable, "-m", "anonymousnet.cluster.cli", *self.command(out, address)]
 
     @abstractmethod
     def command(self, out: Path, address: str) -> list[str]:
@@ -131,7 +137,30 @@ class Perturb(Job):
         return f"v is {apart:.1e} apart" if apart > 1e-5 else ""
 
 
-JOBS: tuple[type[Job], ...] = (Preprocess, Train, Perturb, Bulk)
+class Serve(Job):
+    """400 requests of four clients at once to the service, two replicas of every stage."""
+
+    name, units = "serve", 400
+
+    def process(self, out: Path, address: str) -> list[str]:
+        return [sys.executable, "-m", "tests.chaos.load", *self.command(out, address)]
+
+    def command(self, out: Path, address: str) -> list[str]:
+        stages = ("ingress", "align", "predict", "obfuscate", "synthesize", "perturb")
+        sizes = [f"serve.{stage}.{key}" for stage in stages for key in ("min=2", "max=2", "cpus=0.3")]
+        return [str(out), address, str(self.units), *_weights(self.data), *sizes]
+
+    def done(self, out: Path) -> int:
+        answers = out / "answers.jsonl"
+        return answers.read_text().count("\n") if answers.exists() else 0
+
+    def lost(self, out: Path, undisturbed: Path) -> str:
+        answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+        counts = Counter(f"status {one['status']}" for one in answers if one["status"] != 200)
+        return ", ".join(f"{n} requests: {status}" for status, n in sorted(counts.items()))
+
+
+JOBS: tuple[type[Job], ...] = (Preprocess, Train, Perturb, Bulk, Serve)
 
 
 def prepare(data: Path) -> None:

@@ -42,7 +42,7 @@ def _run(data: Path, machines: int) -> dict[str, float]:
     job, out = Bulk(data), data / f"out-{machines}"
     job.workers = machines
     with Bed(machines, 2, RAY_scheduler_spread_threshold="0.0") as bed:
-        command = [sys.executable, "-m", "anonymousnet.cluster.cli", *job.command(out, bed.address)]
+        command = job.process(out, bed.address)
         started, times = time.monotonic(), [0.0] * machines
         process, limited = bed.desk.spawn(command, data / "log"), False
         while process.poll() is None:
