@@ -123,7 +123,7 @@ PLANTED: list[tuple[str, Callable[[str], str], str, str]] = [
      "backoffLimit: thrice", 'spec.backoffLimit is "thrice"; expected a value of type "integer"'),
     ("large/kubernetes/train.yaml", lambda t: t.replace("maxReplicas: 4", "maxReplicas: 3").replace("cas: 4", "cas: 3"),
      "maxReplicas: 3", "the cluster grows to 24 GPUs, scale.workers need 32"),
-    ("medium/kubernetes/endpoint.yaml", lambda t: t.replace("runAsNonRoot: true", "runAsUser: 0"),
+    ("medium/kubernetes/endpoint.yaml", lambda t: t.replace("runAsNonRoot: true", "runAsNonRoot: false"),
      "securityContext: &pod", "the pod may run as root; set runAsNonRoot: true"),
     ("medium/kubernetes/bulk.yaml",
      lambda t: t.replace('{name: OMP_NUM_THREADS, value: "1"}', '{name: AWS_SECRET_ACCESS_KEY, value: "hush"}'),
@@ -155,7 +155,7 @@ PLANTED: list[tuple[str, Callable[[str], str], str, str]] = [
     ("images/Dockerfile.cpu", lambda t: t.replace("USER 10001:10001", "USER root"),
      "USER root", "the image runs as root"),
     ("watch/prometheus.yaml", lambda t: t.replace("scrape_interval: 15s", "scrape_interval: 15s\n  bad\tkey: [1"),
-     "scrape_configs", "not YAML"),
+     "bad\tkey", "not YAML"),
 ]  # fmt: skip
 
 
@@ -188,3 +188,53 @@ def test_what_is_no_cluster_file_is_said(tmp_path: Path) -> None:
     assert "a.yaml:1: not a file that we know" in said[0]
     assert "b.yaml:2: kind occurs twice" in said[1]
     assert "c.yaml:2: kind Deployment is not one of ours; expected one of ConfigMap" in said[2]
+
+
+CRD = """
+spec:
+  names: {kind: RayCluster}
+  versions:
+    - name: v1
+      schema:
+        openAPIV3Schema:
+          type: object
+          description: words
+          properties:
+            spec:
+              type: object
+              required: [headGroupSpec]
+              properties:
+                size: {x-kubernetes-int-or-string: true, anyOf: [{type: integer}, {type: string}]}
+                open: {type: object, x-kubernetes-preserve-unknown-fields: true, properties: {a: {type: string}}}
+                headGroupSpec:
+                  type: object
+                  properties:
+                    template: {type: object, properties: {image: {type: string, pattern: "^a"}}}
+            status: {type: object}
+    - {name: v1alpha1, schema: {}}
+"""
+
+
+def test_the_schema_is_derived_from_crds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jsonschema import Draft7Validator
+
+    from anonymousnet.cluster.schemas import derive
+
+    (tmp_path / "crd.yaml").write_text(CRD)
+    monkeypatch.setattr(derive, "OUT", tmp_path / "out.json")
+    monkeypatch.setattr("sys.argv", ["derive", str(tmp_path)])
+    derive.main()
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert "words" not in json.dumps(found)
+    schema = Draft7Validator({**found["kinds"]["RayCluster"], "$defs": found["$defs"]})
+
+    def wrong(spec: dict[str, object]) -> set[str]:
+        whole = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "a"}, "spec": spec}
+        return {str(error.validator) for error in schema.iter_errors(whole)}
+
+    good = {"size": "1Gi", "open": {"b": 1}, "headGroupSpec": {"template": {"image": "a:1"}}}
+    assert wrong(good) == set()
+    assert wrong({**good, "size": [1]}) == {"anyOf"}
+    assert wrong({**good, "seize": 1}) == {"additionalProperties"}
+    assert wrong({**good, "headGroupSpec": {"template": {"image": "b"}}}) == {"pattern"}
+    assert wrong({}) == {"required"}
