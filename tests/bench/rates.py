@@ -1,20 +1,22 @@
-"""Measure on this machine, alone, what `anonymousnet cluster plan` reckons with: cluster/rates.json.
+"""Measure what `anonymousnet cluster plan` reckons with: cluster/rates.json.
 
     python -m tests.chaos.scaling > scaling.json
-    python -m tests.bench.rates scaling.json > cluster/rates.json     # three minutes on two cores; CelebA where it is
+    python -m tests.bench.rates scaling.json > cluster/rates.json     # two minutes; CelebA where it is
 
-Every job runs at two sizes: what both share is its start, the difference is what a photo takes.
+The work is the jobs' own code, called in this process, one thread, and timed by the CPU: what else the machine is doing
+hardly matters. How long jobs take to start is timed by the clock, on jobs of a few photos. `tests.bench.bench_plan`
+holds the plan against whole jobs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,131 +24,125 @@ from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-WORKERS = 2
-SMALL, LARGE = {"preprocess": 100, "bulk": 64}, {"preprocess": 1000, "bulk": 384}
+PHOTOS, FEW = 256, 8
 STEPS = {"attributes": 10, "generator": 12}
 
 
 def main() -> None:
     """Print the rates as JSON."""
-    from tests.bench.bench_preprocess import PHOTOS, _photos
+    from tests.bench.bench_preprocess import _photos
 
-    assert max(LARGE.values()) <= PHOTOS
+    scaling = json.loads(Path(sys.argv[1]).read_text())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _photos(folder / "all")
+        some(folder / "all", folder / "some", PHOTOS)
+        some(folder / "all", folder / "few", FEW)
         measured = {"preprocess": _preprocess(folder), "bulk": _bulk(folder)}
-        measured["bulk"] |= _parts(folder / "all")
         measured["train"] = {"start_s": _train_start(folder)}
         measured["train"] |= {task: _step(task, steps) for task, steps in STEPS.items()}
-    scaling = json.loads(Path(sys.argv[1]).read_text())
     print(json.dumps({
         "provenance": {
             "command": "python -m tests.bench.rates", "date": date.today().isoformat(),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU; one thread per process; local disk",
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU; CPU seconds of one thread; local disk",
             "photos": "CelebA, aligned, 178x218" if os.environ.get("ANONYMOUSNET_CELEBA") else "rendered, 178x178",
         },
         **measured, "flops": _flops(), "scaling": {"command": "python -m tests.chaos.scaling", **scaling},
     }, indent=1))  # fmt: skip
 
 
-def _line(seconds: dict[int, float]) -> dict[str, float]:
-    """Start and seconds per photo and worker, from two sizes."""
-    (n1, t1), (n2, t2) = sorted(seconds.items())
-    each = (t2 - t1) / (n2 - n1)
-    return {"photos": n2, "start_s": round(t1 - n1 * each, 2), "worker_s_per_photo": round(each * WORKERS, 5)}
-
-
-def _some(folder: Path, n: int) -> Path:
-    place = folder / f"some-{n}"
-    place.mkdir(exist_ok=True)
-    for path in sorted((folder / "all").iterdir())[:n]:
-        if not (place / path.name).exists():
-            os.link(path, place / path.name)
-    return place
+def some(photos: Path, folder: Path, n: int) -> None:
+    """A folder with the first n photos."""
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[:n]:
+        os.link(path, folder / path.name)
 
 
 def _preprocess(folder: Path) -> dict[str, Any]:
-    from anonymousnet.pipelines.preprocess import preprocess
+    """Read, process and write one shard, as the job's tasks and actors do."""
+    from anonymousnet.config import AlignConfig
+    from anonymousnet.pipelines import preprocess as job
 
-    seconds = {}
-    for n in (SMALL["preprocess"], LARGE["preprocess"]):
-        out = folder / f"shards-{n}"
-        seconds[n] = preprocess(str(_some(folder, n)), str(out), shards=max(4, n // 100)).seconds
-    size = sum(p.stat().st_size for p in out.rglob("*.parquet"))
-    return {**_line(seconds), "shard_bytes_per_photo": round(size / n)}
+    source = job.read_source(job.storage_of(str(folder / "some")))
+    (shard,) = job.plan_shards(source, 1)
+    what = job.Job("", source.place, job.storage_of(str(folder / "shards")), source.layout, 128, AlignConfig())
+    actor = job._Process(what)
+    seconds = 0.0
+    for _ in range(2):  # the first time warms up
+        started = time.process_time()
+        job._write(actor(job._read({"shard": pickle.dumps(shard)}, what)), what)
+        seconds = time.process_time() - started
+    size = sum(p.stat().st_size for p in (folder / "shards").rglob("*.parquet"))
+    started = time.monotonic()
+    job.preprocess(str(folder / "few"), str(folder / "few-shards"), shards=2)
+    start = time.monotonic() - started
+    return {
+        "photos": PHOTOS, "start_s": round(start, 1), "worker_s_per_photo": round(seconds / PHOTOS, 5),
+        "shard_bytes_per_photo": round(size / PHOTOS),
+    }  # fmt: skip
 
 
 def _bulk(folder: Path) -> dict[str, Any]:
-    """Whole jobs; and of the larger one, what the driver does alone: the survey and the manifest."""
-    from anonymousnet.config import Config
-    from anonymousnet.pipelines import bulk, manifest
-
-    alone: list[float] = []
-
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any) -> Any:
-            started = time.monotonic()
-            try:
-                return call(*args)
-            finally:
-                alone.append(time.monotonic() - started)
-
-        return wrapped
-
-    config, seconds = Config.load(None, [f"release.key_file={folder / 'key'}"]), {}
-    for n in (SMALL["bulk"], LARGE["bulk"]):
-        source, out = _some(folder, n), folder / f"out-{n}"
-        alone.clear()
-        with (
-            mock.patch.object(bulk, "survey", timed(bulk.survey)),
-            mock.patch.object(manifest, "publish_manifest", timed(manifest.publish_manifest)),
-        ):
-            seconds[n] = bulk.anonymize_bulk(str(source), str(out), config, workers=WORKERS).seconds
-    sizes = {
-        "source_bytes_per_photo": sum(p.stat().st_size for p in source.iterdir()) / n,
-        "released_bytes_per_photo": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / n,
-        "audit_bytes_per_photo":
-            sum(p.stat().st_size for p in Path(f"{out}-private").rglob("*") if p.is_file()) / n,
-    }  # fmt: skip
-    return {
-        **_line(seconds), "driver_s_per_photo": round(sum(alone) / n, 6),
-        **{key: round(value) for key, value in sizes.items()},
-    }  # fmt: skip
-
-
-def _parts(photos: Path, n: int = 64) -> dict[str, float]:
-    """Of a photo's time in one process: the networks of the four stages and the audit's, and all the rest."""
+    """Read, protect and publish all chunks, as the job's tasks and actors do; then the driver's manifest."""
     from anonymousnet.anonymizer import Anonymizer
     from anonymousnet.config import Config
-    from anonymousnet.data.images import encode_photo
-    from anonymousnet.errors import AnonymousNetError
-    from anonymousnet.protect import protect
+    from anonymousnet.pipelines import bulk, manifest
+    from anonymousnet.pipelines.bulk_publish import publish
+    from anonymousnet.pipelines.bulk_work import Protect, read
 
-    anonymizer = Anonymizer.load(Config(), bytes(32))
-    networks = 0.0
-    inner, judge = Anonymizer.run, Anonymizer.likeness
+    source, out, audit = (bulk.storage_of(str(folder / name)) for name in ("some", "out", "audit"))
+    begun = time.process_time()
+    surveyed = bulk.survey(source)
+    driver = time.process_time() - begun
+    config, anonymizer = bulk._resolved(Config.load(None, [f"release.key_file={folder / 'key'}"]), None)
+    job = bulk._job(source, out, audit, surveyed, config, anonymizer)
+    actor, networks, spent = Protect(job, {}), [0.0], [0.0, 0.0]
+    timed = {name: _timed(getattr(Anonymizer, name), networks) for name in ("run", "likeness")}
+    with mock.patch.multiple(Anonymizer, **timed):
+        actor({"number": 0, "objects": _first(read(job, surveyed.segments[0]))})  # warms up
+        networks[0] = 0.0
+        for table in (table for segment in surveyed.segments for table in read(job, segment)):
+            started = time.process_time()
+            done = actor({"number": table["number"][0].as_py(), "objects": table["objects"][0].as_py()})
+            spent[0] += time.process_time() - started
+            started = time.process_time()
+            publish(done, job, None)
+            spent[1] += time.process_time() - started
+    begun = time.process_time()
+    manifest.publish_manifest(job, surveyed, anonymizer)
+    driver += time.process_time() - begun
+    started = time.monotonic()
+    bulk.anonymize_bulk(str(folder / "few"), str(folder / "few-out"), config, workers=1)
+    start = time.monotonic() - started
+    work = sum(spent)
+    return {
+        "photos": PHOTOS, "start_s": round(start, 1), "worker_s_per_photo": round(work / PHOTOS, 5),
+        "networks_s_per_photo": round(networks[0] / PHOTOS, 5),
+        "rest_s_per_photo": round((work - networks[0]) / PHOTOS, 5),
+        "driver_s_per_photo": round(driver / PHOTOS, 6),
+        **{f"{name}_bytes_per_photo": round(_bytes(folder / place) / PHOTOS)
+           for name, place in (("source", "some"), ("released", "out"), ("audit", "audit"))},
+    }  # fmt: skip
 
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any) -> Any:
-            nonlocal networks
-            started = time.monotonic()
-            try:
-                return call(*args)
-            finally:
-                networks += time.monotonic() - started
 
-        return wrapped
+def _timed(call: Any, spent: list[float]) -> Any:
+    def wrapped(*args: Any) -> Any:
+        started = time.process_time()
+        try:
+            return call(*args)
+        finally:
+            spent[0] += time.process_time() - started
 
-    data = [path.read_bytes() for path in sorted(photos.iterdir())[: n + 16]]
-    with mock.patch.object(Anonymizer, "run", timed(inner)), mock.patch.object(Anonymizer, "likeness", timed(judge)):
-        list(protect(anonymizer, ((one, None) for one in data[n:])))  # warm
-        networks, started = 0.0, time.monotonic()
-        for done in protect(anonymizer, ((one, None) for one in data[:n])):
-            if not isinstance(done, AnonymousNetError):
-                encode_photo(done.release.image, "same", 95)
-        whole = time.monotonic() - started
-    return {"networks_s_per_photo": round(networks / n, 5), "rest_s_per_photo": round((whole - networks) / n, 5)}
+    return wrapped
+
+
+def _first(tables: Any) -> bytes:
+    found: bytes = next(iter(tables))["objects"][0].as_py()
+    return found
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _train_start(folder: Path) -> float:
@@ -180,10 +176,10 @@ def _step(task: str, steps: int) -> dict[str, float]:
     started = 0.0
     for step in range(steps):
         if step == 3:
-            started = time.monotonic()
+            started = time.process_time()
         faces = data.batch(rows_of_step(0, step, batch, len(data), data.files), where[0])
         take_step(made, engines, faces, step, 0, where)
-    return {"worker_s_per_face": round((time.monotonic() - started) / (steps - 3) / batch, 6)}
+    return {"worker_s_per_face": round((time.process_time() - started) / (steps - 3) / batch, 6)}
 
 
 def _flops() -> dict[str, float]:

@@ -31,9 +31,9 @@ DISK, STORE = "400m", 100 << 20
 """Of each machine: its disk (Ray's logs and spilled objects), and bytes of its object store."""
 BACK_AFTER_S = 5.0
 """A machine that is lost comes back so many seconds later, empty."""
-HEALTH = {  # a dead machine is noticed after some 5 s; a real cluster's defaults take 30
+HEALTH = {  # a dead machine is noticed after 5 to 15 s; a real cluster's defaults take 30
     "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5",
-    "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_timeout_ms": "3000",
 }  # fmt: skip
 
 
