@@ -3,6 +3,7 @@
 # make test    all tests (`make browser` first installs Chromium for those that need one)
 # make check   ruff and mypy    make bench   speed, as ratios against peers
 # make soak    a bucket at a time: 2,000 real photos, killed again and again (ANONYMOUSNET_CELEBA)
+# make chaos   every job under every fault, on several machines in one (root, Linux; half an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 PHOTOS ?=
@@ -40,6 +41,9 @@ bench: install
 
 soak: install
 	$(BIN)/python -m tests.bench.soak_bulk
+
+chaos: install
+	$(BIN)/python -m tests.chaos
 
 clean:
 	rm -rf .venv build *.egg-info platform/*.egg-info

@@ -16,6 +16,7 @@ import click
 from anonymousnet import __version__
 from anonymousnet.cluster.anonymize import anonymize, jobs, verify
 from anonymousnet.cluster.evaluate import evaluate
+from anonymousnet.cluster.operate import cluster
 from anonymousnet.cluster.options import CONFIG, FOLDER, JSON, SET, bar, celeba, plain_errors, show
 from anonymousnet.cluster.perturbation import perturbation
 from anonymousnet.cluster.population import population
@@ -55,11 +56,17 @@ def demo(out: Path, photos: Path | None, as_json: bool) -> None:
 @click.option(
     "--guarantee", is_flag=True, help="Test on 50 faces that the release does not depend on the hidden pixels."
 )
+@click.option("--cluster", "address", help="Examine every machine of the Ray cluster at this address instead.")
+@click.option("--bucket", help="With --cluster: a place in S3 that every machine must be able to list.")
+@click.option("--endpoint-url", help="S3 server other than AWS's [AWS_ENDPOINT_URL_S3].")
 @CONFIG
 @SET
 @JSON
 @plain_errors
-def doctor(guarantee: bool, config_file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def doctor(
+    guarantee: bool, address: str | None, bucket: str | None, endpoint_url: str | None, config_file: Path | None,
+    overrides: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Say what is there, what is missing, and what to do about it."""
     from anonymousnet import doctor as clinic
     from anonymousnet.config import Config
@@ -69,9 +76,15 @@ def doctor(guarantee: bool, config_file: Path | None, overrides: tuple[str, ...]
         result = clinic.guarantee(config)
         show(asdict(result) | {"holds": result.holds}, as_json, result.lines())
         sys.exit(0 if result.holds else 1)
-    checks = list(clinic.checks(config))
+    if address is None:
+        checks = list(clinic.checks(config))
+    else:
+        from anonymousnet.cluster.clinic import checks as of_cluster
+
+        checks = list(of_cluster(config, address, bucket, endpoint_url))
+    width = max(22, *(len(c.name) + 2 for c in checks))
     show({"checks": [asdict(c) for c in checks]}, as_json, [
-        f"{c.status:<5}{c.name:<22}{c.found}" + (f"  -> {c.remedy}" if c.status != "ok" else "") for c in checks
+        f"{c.status:<5}{c.name:<{width}}{c.found}" + (f"  -> {c.remedy}" if c.status != "ok" else "") for c in checks
     ])  # fmt: skip
     sys.exit(1 if any(c.status == "fail" for c in checks) else 0)
 
@@ -153,6 +166,7 @@ def score_weights(
 
 
 main.add_command(anonymize)
+main.add_command(cluster)
 main.add_command(evaluate)
 main.add_command(jobs)
 main.add_command(keys)

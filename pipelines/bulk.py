@@ -29,7 +29,7 @@ from anonymousnet.errors import ConfigError
 from anonymousnet.folder import read_subjects
 from anonymousnet.pipelines.bulk_plan import Job, Secret, Survey, address_of, survey
 from anonymousnet.pipelines.jobs import Hold, held
-from anonymousnet.pipelines.session import cause_of, ray_session, software
+from anonymousnet.pipelines.session import persistently, ray_session, software
 from anonymousnet.pipelines.storage import HURRIED, PATIENT, Bucket, Folder, Storage, storage_of
 from anonymousnet.privacy.randomness import derive, load_key
 
@@ -264,7 +264,6 @@ def _run(
     """The tally of each chunk once its record stands, in any order."""
     import ray
     from ray.data import DataContext
-    from ray.exceptions import RayError
 
     from anonymousnet.pipelines.bulk_publish import TRIES
     from anonymousnet.pipelines.bulk_work import stream
@@ -283,13 +282,14 @@ def _run(
         most = gpus if config.device == "cuda" else max(1, cpus - 1) if address else os.cpu_count() or 1
         count = max(1, min(workers or most, surveyed.chunks))
         subjects = read_subjects(config.release.subjects)
-        try:
+
+        def start() -> Iterator[Tally]:
             books = None if config.release.ledger is None else _books(job)
             rows = stream(job, surveyed.segments, count, float(config.device == "cuda"), subjects, books)
             for row in rows.iter_batches(batch_size=None, prefetch_batches=0):
                 yield {key: int(sum(values)) for key, values in row.items()}
-        except RayError as error:
-            raise cause_of(error, TRIES) from error
+
+        yield from persistently(start, TRIES)
 
 
 def _books(job: Job) -> Any:

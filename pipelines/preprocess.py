@@ -25,7 +25,7 @@ from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import ConfigError, StorageError
-from anonymousnet.pipelines.session import cause_of, ray_session, software
+from anonymousnet.pipelines.session import persistently, ray_session, software
 from anonymousnet.pipelines.source import ALIGNED, Labels, Source, read_source
 from anonymousnet.pipelines.storage import Storage, storage_of
 
@@ -166,7 +166,6 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
     """Make shards on Ray and yield each once it is written, in any order."""
     import ray
     from ray.data import DataContext
-    from ray.exceptions import RayError
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told once, by us
     cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -177,11 +176,15 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
     context.raise_original_map_exception = True  # Ray's own wrapping forgets ours on its way here
     with DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
-        try:
-            for row in _pipeline(job, todo, workers).iter_rows():
-                yield ShardSummary(**json.loads(row["summary"]))
-        except RayError as error:
-            raise cause_of(error, TRIES) from error
+        done: set[str] = set()
+
+        def start() -> Iterator[ShardSummary]:
+            for row in _pipeline(job, [shard for shard in todo if shard.file not in done], workers).iter_rows():
+                one = ShardSummary(**json.loads(row["summary"]))
+                done.add(one.file)
+                yield one
+
+        yield from persistently(start, TRIES)
 
 
 def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import TypeVar
 
 import ray
 
 from anonymousnet.errors import AnonymousNetError, ClusterError
 
+T = TypeVar("T")
 LOGICAL_CPUS = 8
 """A local Ray is given at least this many: a pipeline's operators each hold one, and with fewer they wait for ever."""
 OBJECT_STORE = 1 << 30
@@ -73,6 +75,28 @@ def cause_of(error: BaseException, tries: int) -> AnonymousNetError:
     else:
         said = str(error).strip().splitlines()[-1]
     return ClusterError(f"Ray gave up: {said}; what is finished is kept, run the same command again")
+
+
+def persistently(start: Callable[[], Iterator[T]], tries: int) -> Iterator[T]:
+    """What `start()` yields; where processes are lost it is called again, as long as something came in between.
+
+    Calls to a machine that is gone fail, and use up their retries, before Ray notices that it is gone. Raises what
+    `cause_of` makes of all other errors.
+    """
+    from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, WorkerCrashedError
+
+    finished = True
+    while finished:
+        finished = False
+        try:
+            for one in start():
+                finished = True
+                yield one
+            return
+        except RayError as error:
+            lost = isinstance(error, RayActorError | NodeDiedError | ObjectLostError | WorkerCrashedError)
+            if not (finished and lost):
+                raise cause_of(error, tries) from error
 
 
 def software() -> dict[str, str]:

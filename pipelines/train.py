@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anonymousnet.config import Config, ScaleConfig
 from anonymousnet.errors import AnonymousNetError, ClusterError, ConfigError
@@ -43,7 +44,9 @@ def train(
     started, home = time.monotonic(), Home(out, endpoint_url)
     with ray_session(address):
         wait_for_machines(scale)
-        progress = Progress.remote()  # type: ignore[attr-defined]
+        # Beside the driver: on a worker's machine it would die with it, and the run with both.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        progress = Progress.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         job = Job(kind, config, source, held_out, home, progress)
         state = _watched(_trainer(job, scale), progress, scale, told)
     steps = settings.steps or 1

@@ -90,6 +90,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`write_small_weights`, once for all tests."""
+    return write_small_weights(tmp_path_factory.mktemp("weights"))
+
+
+def write_small_weights(folder: Path) -> list[str]:
     """Overrides that point a Config at small random networks (64 px), a random perturbation and a key of its own."""
     return write_small_weights(tmp_path_factory.mktemp("weights"))
 

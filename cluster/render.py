@@ -1,0 +1,180 @@
+"""Cluster files from the one configuration tree: launcher, Kubernetes, images, dashboards.
+
+    images/   Dockerfile.cpu  Dockerfile.cuda  constraints.txt
+    watch/    prometheus.yaml  endpoint.json  jobs.json
+    SIZE/     anonymousnet.yaml    the configuration, its nulls filled from the size
+              launcher/            aws.yaml  on-premises.yaml
+              kubernetes/          kustomization.yaml and what it names; train.yaml  bulk.yaml  endpoint.yaml
+
+What two files must agree on (replicas, workers, GPUs, batch, ZeRO stage, ports, image) is worked out once, here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from anonymousnet import __version__
+from anonymousnet.cluster import watch
+from anonymousnet.cluster.sizes import HEAD, Size, fitted, machines
+from anonymousnet.config import Config
+from anonymousnet.data.store import write_atomic
+from anonymousnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PYTHON = "3.11.13"
+"""Of both images: Ray wants the same one on all machines."""
+REDIS = "redis:7.4.2-bookworm"
+USER = 10001
+MARK = "Written by `anonymousnet cluster render`: change the configuration and render again."
+SERVICE = "anonymousnet.serve.app"
+CONFIG_FILE = "/etc/anonymousnet/anonymousnet.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the files need to know beside size and configuration."""
+
+    task: str = "attributes"
+    """What train.yaml trains."""
+    bucket: str = "anonymousnet"
+    """Bucket with photos/, shards/, runs/ and released/."""
+    audit_bucket: str = "anonymousnet-private"
+    repository: str = "anonymousnet"
+    """Where the images are, without their tags."""
+    region: str = "us-east-1"
+    hosts: tuple[str, ...] = field(default=())
+    """On premises: the head's address, then the workers'."""
+
+
+def render(sizes: list[Size], config: Config, choices: Choices) -> dict[str, str]:
+    """All files, by path. Raises ConfigError where a size cannot serve the configuration."""
+    if choices.bucket == choices.audit_bucket:
+        raise ConfigError(
+            f"release and private evidence would share bucket {choices.bucket}; give --audit-bucket one that the "
+            "release's readers cannot read"
+        )
+    common = {"mark": MARK, "python": PYTHON, "user": USER, "version": __version__, "repository": choices.repository}
+    environment = _templates()
+    found = {
+        f"images/{name}": environment.get_template(f"images/{name}").render(common)
+        for name in ("Dockerfile.cpu", "Dockerfile.cuda", "constraints.txt")
+    }
+    found["watch/prometheus.yaml"] = environment.get_template("prometheus.yaml").render(common)
+    found["watch/endpoint.json"] = watch.dashboard("AnonymousNet: endpoint", "anonymousnet-endpoint", watch.ENDPOINT)
+    found["watch/jobs.json"] = watch.dashboard("AnonymousNet: jobs and machines", "anonymousnet-jobs", watch.JOBS)
+    for size in sizes:
+        values = _values(size, fitted(config, size, choices.task), choices) | common
+        for name in environment.list_templates(filter_func=lambda name: name.startswith("size/")):
+            found[f"{size.name}/{name.removeprefix('size/')}"] = _filled(name, values)
+        found[f"{size.name}/anonymousnet.yaml"] = f"# {MARK}\n{values['config']}"
+    return found
+
+
+def write(files: dict[str, str], out: Path) -> None:
+    """Write the files below `out`. Raises StorageError."""
+    for name, text in files.items():
+        write_atomic(out / name, text.encode())
+
+
+def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
+    kind, other = ("cuda", "gpu") if size.gpus else ("cpu", "cpu")
+    hosts = choices.hosts or tuple(f"192.0.2.{i + 1}" for i in range(size.nodes + 1))  # addresses for examples
+    if len(hosts) != size.nodes + 1:
+        raise ConfigError(
+            f"size {size.name} is a head and {size.nodes} machines: expected {size.nodes + 1} --host, got {len(hosts)}"
+        )
+    cpu_nodes = max(1, size.nodes // 2) if size.gpus else 0
+    main = {"name": other, "cpus": size.cpus, "gpus": size.gpus, "instance": size.instance, "max": size.nodes}
+    spare = {**_cpu_machine(), "name": "cpu", "max": cpu_nodes}
+    launcher = [{**main, "spot": True, "name": f"{other}-spot"}, {**main, "spot": False}]
+    head = machines()["aws"][HEAD]
+    return {
+        "size": size, "task": choices.task, "bucket": choices.bucket, "audit_bucket": choices.audit_bucket,
+        "region": choices.region, "hosts": hosts, "example": not choices.hosts,
+        "image": f"{choices.repository}:{__version__}-{kind}", "redis_image": REDIS, "ray": version("ray"),
+        "config": config.as_yaml().strip() + "\n", "config_path": "../anonymousnet.yaml",
+        "group": main, "cpu_nodes": cpu_nodes, "head_instance": HEAD,
+        "launcher_groups": [*launcher, *([{**spare, "spot": True}] if cpu_nodes else [])],
+        "head_cpus": head["cpus"] - 1, "head_memory_gib": head["memory_gib"] - 4, "head_shm_gib": 2,
+        "groups_of": partial(_groups, size, config, cpu_nodes),
+        "bulk_workers": size.nodes * (size.gpus or size.cpus - 2),
+        "serve_port": _port(config), "serve_config": serve_config(config),
+    }  # fmt: skip
+
+
+def _cpu_machine() -> dict[str, Any]:
+    instance = machines()["gpus"]["none"]["aws"]["0"]
+    return {"instance": instance, "cpus": machines()["aws"][instance]["cpus"], "gpus": 0}
+
+
+def _groups(size: Size, config: Config, cpu_nodes: int, use: str) -> list[dict[str, Any]]:
+    """Worker groups of one manifest. A pod takes a machine, less what Kubernetes and the object store need."""
+    fewest = {"standing": 0, "train": config.scale.nodes, "bulk": 0, "endpoint": 1}[use]
+    groups = [_pods("gpu" if size.gpus else "cpu", size.cpus, size.memory_gib, size.gpus, fewest, size.nodes)]
+    if cpu_nodes and use != "endpoint":
+        spare = machines()["aws"][_cpu_machine()["instance"]]
+        groups.append(_pods("cpu", spare["cpus"], spare["memory_gib"], 0, 0, cpu_nodes))
+    return groups
+
+
+def _pods(name: str, cpus: int, memory_gib: int, gpus: int, fewest: int, most: int) -> dict[str, Any]:
+    memory = int(0.85 * memory_gib)
+    return {"name": name, "cpus": cpus - 2, "memory_gib": memory, "gpus": gpus, "shm_gib": int(0.3 * memory),
+            "min": fewest, "max": most}  # fmt: skip
+
+
+def _port(config: Config) -> int:
+    serve = getattr(config, "serve", None)
+    return 8000 if serve is None else int(serve.port)
+
+
+def serve_config(config: Config) -> str:
+    """Ray Serve's own configuration, as the service renders it; its application reads the tree that pods have."""
+    if find_spec(SERVICE) is None:
+        application: dict[str, Any] = {"name": "anonymousnet", "route_prefix": "/", "import_path": f"{SERVICE}:build"}
+        # A pod's address; the network policy says who may reach it.
+        whole: dict[str, Any] = {
+            "proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": _port(config)},
+            "applications": [application],
+        }  # fmt: skip
+    else:
+        whole = yaml.safe_load(import_module(SERVICE).rendered(config))
+        (application,) = whole["applications"]
+    application["args"] = {"config": CONFIG_FILE}
+    return yaml.safe_dump(whole, sort_keys=False)
+
+
+def _filled(name: str, values: dict[str, Any]) -> str:
+    """A template of a size, with `cluster(USE)` and `submitter()` at hand."""
+    environment = _templates()
+
+    def cluster(use: str) -> str:
+        port = values["serve_port"] if use == "endpoint" else None
+        part = environment.get_template("_cluster.yaml")
+        return part.render(values | {"groups": values["groups_of"](use), "port": port}).rstrip()
+
+    def submitter() -> str:
+        return environment.get_template("_submitter.yaml").render(values).rstrip()
+
+    text = environment.get_template(name).render(values | {"cluster": cluster, "submitter": submitter})
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+@lru_cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
