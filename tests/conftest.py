@@ -95,12 +95,8 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def write_small_weights(folder: Path) -> list[str]:
-    """Overrides that point a Config at small random networks (64 px), a random perturbation and a key of its own."""
-    return write_small_weights(tmp_path_factory.mktemp("weights"))
-
-
-def write_small_weights(folder: Path) -> list[str]:
-    """Write small random networks and a key; the overrides that use them."""
+    """Small random networks (64 px), a random perturbation and a key of its own; the overrides that point a Config at
+    them."""
     from anonymousnet import weights
     from anonymousnet.nets.classifier import Classifier, ClassifierConfig
     from anonymousnet.nets.embedder import Embedder, EmbedderConfig
