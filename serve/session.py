@@ -90,7 +90,7 @@ def _join(address: str | None, jobs: bool) -> None:
             )  # fmt: skip
         else:
             ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, such as for a machine too busy to start on
         raise ClusterError(
             f"no Ray answers at {address or 'this machine'}: {str(error).splitlines()[0]}; check --address, "
             "or leave it out to run on this machine"
