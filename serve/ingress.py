@@ -26,6 +26,7 @@ from anonymousnet.serve.calls import by_value
 from anonymousnet.serve.gate import Gate
 from anonymousnet.serve.jobs import Jobs
 from anonymousnet.serve.metrics import Metrics
+from anonymousnet.serve.models import ProblemDetails
 from anonymousnet.serve.problems import Problem
 from anonymousnet.serve.release_key import load_the_key
 
@@ -124,7 +125,7 @@ def _describe_problems(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = made()
             schemas = document["components"]["schemas"]
-            schemas["ProblemDetails"] = api.ProblemDetails.model_json_schema()
+            schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             for operation in (op for path in document["paths"].values() for op in path.values()):

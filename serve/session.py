@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -18,6 +17,15 @@ LOGICAL_CPUS = 16
 OBJECT_STORE = 256 << 20
 """Bytes of shared memory that a local Ray may take; photos do not go through it."""
 
+PROCESSES = {
+    "OMP_NUM_THREADS": "1",  # processes that each take all cores starve one another
+    # One event loop in each process: our replicas compute in threads of their own, so none of them holds it up, and
+    # every call saves two changes of thread.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""Environment of the service's processes."""
+
 
 @contextmanager
 def running(config: Config, address: str | None = None) -> Iterator[Callable[[], None]]:
@@ -25,10 +33,6 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
 
     Raises ConfigError, ClusterError.
     """
-    # One event loop in each process: our replicas compute in threads of their own, so none of them holds it up, and a
-    # call saves two changes of thread (ten milliseconds of a photo's way through the graph).
-    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
-    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
     if config.serve.haproxy:
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # read when Serve is imported, here and in its processes
     import ray
@@ -67,12 +71,8 @@ def _drain(seconds: float) -> None:
 
     from anonymousnet.serve.app import NAME
 
-    async def drained() -> None:
-        async with asyncio.timeout(seconds):
-            await serve.get_app_handle(NAME).drain.remote()
-
     with suppress(TimeoutError, RayError, RayServeException):
-        asyncio.run(drained())
+        serve.get_app_handle(NAME).drain.remote().result(timeout_s=seconds)
 
 
 def _join(address: str | None, jobs: bool) -> None:
@@ -80,7 +80,7 @@ def _join(address: str | None, jobs: bool) -> None:
     import ray
 
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program
-    environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
+    environment = {"env_vars": PROCESSES}
     try:
         if address is None:
             ray.init(
@@ -90,7 +90,7 @@ def _join(address: str | None, jobs: bool) -> None:
             )  # fmt: skip
         else:
             ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, such as for a machine too busy to start on
         raise ClusterError(
             f"no Ray answers at {address or 'this machine'}: {str(error).splitlines()[0]}; check --address, "
             "or leave it out to run on this machine"

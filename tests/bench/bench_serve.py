@@ -27,7 +27,7 @@ from typing import NamedTuple
 import psutil
 
 CONCURRENCIES = (1, 16, 64)
-SECONDS = 15
+SECONDS = 12
 PORT = 18_700
 PEERS = ("fastapi", "litserve", "composed", "fused", "composed-haproxy", "fused-haproxy")
 
@@ -101,8 +101,7 @@ def settings(peer: str) -> list[str]:
     """As many replicas as there are cores, from the start: what is compared is not the autoscaling."""
     if peer.startswith("fused"):
         return ["--fused", "--set", "serve.fused_replicas.min=2"]
-    sizes = {"align": 1, "predict": 1, "synthesize": 1}
-    return [text for name, n in sizes.items() for text in ("--set", f"serve.{name}.max={n}")]
+    return [text for name in ("align", "predict", "synthesize") for text in ("--set", f"serve.{name}.max=1")]
 
 
 def new_key(file: Path) -> str:

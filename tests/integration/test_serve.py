@@ -202,6 +202,7 @@ def test_what_prometheus_finds(service: Running, photo: bytes) -> None:
     import ray
 
     assert service.post(photo).status_code == 200
+    assert service.post(b"no photo").status_code == 415
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {"requests_total", "request_seconds_bucket", "stage_seconds_bucket", "batch_faces_bucket",
               "epsilon_spent_total", "faces_total", "withheld_total"}  # fmt: skip
