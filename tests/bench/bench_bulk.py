@@ -43,8 +43,8 @@ def main() -> None:
             server.kill()
     print(f"plain loop    {PHOTOS / loop:6.2f} photos/s, {PHOTOS / whole_loop:6.2f} with the start of its processes")
     print(f"anonymousnet  {PHOTOS / ours:6.2f} photos/s, {PHOTOS / whole:6.2f} with Ray's start and end")
-    print(f"once running  {rate_loop:6.2f} and {rate:6.2f} photos/s; CPU seconds per photo {cost_loop:.3f} and {cost:.3f}, "
-          "the S3 server's among them")  # fmt: skip
+    print(f"once running  {rate_loop:6.2f} and {rate:6.2f} photos/s; CPU seconds per photo {cost_loop:.3f} and "
+          f"{cost:.3f}, the S3 server's among them")  # fmt: skip
     print(f"ratio         {whole_loop / whole:6.2f} with every start, {whole_loop / ours:.2f} where Ray is up already; "
           f"once running {rate / rate_loop:.2f}, of CPU time {cost_loop / cost:.2f}")  # fmt: skip
     print(f"released      {released:6} of {PHOTOS}")
