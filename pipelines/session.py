@@ -43,11 +43,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         else:
             _knock(address)
             ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray answers at {address or 'this machine'}: {str(error).splitlines()[0]}; check --address, "
-            "or leave it out to run on this machine"
-        ) from error
+    except Exception as error:  # Ray raises bare ones too, such as when its start takes more than 30 s
+        remedy = "check --address, or leave it out to run on this machine"
+        if address is None:
+            remedy = "try again when it is less busy"
+        said = " ".join(str(error).split())
+        raise ClusterError(f"no Ray answers at {address or 'this machine'}: {said}; {remedy}") from error
     try:
         yield
     finally:

@@ -32,21 +32,22 @@ def main() -> None:
     photos = list(islice(_photos(), PHOTOS))
     with tempfile.TemporaryDirectory() as name:
         settings = (f"release.key_file={name}/key", f"release.ledger={name}/ledger")
-        loop, whole_loop, steady_loop, cpu_loop = _plain_loop(photos, settings[:1])
+        loop, whole_loop, rate_loop, cost_loop = _plain_loop(photos, settings[:1])
         server = Seaweed(Path(name, "s3"))
         try:
             server.start().bucket("bench")
             for i, photo in enumerate(photos):
                 server.client.put_object(Bucket="bench", Key=f"in/{i:06}.jpg", Body=photo)
-            ours, whole, steady, cpu, released = _bulk(server, settings)
+            ours, whole, rate, cost, released = _bulk(server, settings)
         finally:
             server.kill()
     print(f"plain loop    {PHOTOS / loop:6.2f} photos/s, {PHOTOS / whole_loop:6.2f} with the start of its processes")
     print(f"anonymousnet  {PHOTOS / ours:6.2f} photos/s, {PHOTOS / whole:6.2f} with Ray's start and end")
-    print(f"once running  {steady_loop:6.2f} and {steady:6.2f} photos/s, from a tenth to nine tenths of the photos")
-    print(f"CPU seconds   {cpu_loop:6.0f} and {cpu:.0f}, the S3 server's among them; ratio {cpu_loop / cpu:.2f}")
-    print(f"ratio         {whole_loop / whole:6.2f} with every start, {whole_loop / ours:.2f} where Ray is up already, "
-          f"{steady / steady_loop:.2f} once running; {released} of {PHOTOS} released")  # fmt: skip
+    print(f"once running  {rate_loop:6.2f} and {rate:6.2f} photos/s; CPU seconds per photo {cost_loop:.3f} and "
+          f"{cost:.3f}, the S3 server's among them")  # fmt: skip
+    print(f"ratio         {whole_loop / whole:6.2f} with every start, {whole_loop / ours:.2f} where Ray is up already; "
+          f"once running {rate / rate_loop:.2f}, of CPU time {cost_loop / cost:.2f}")  # fmt: skip
+    print(f"released      {released:6} of {PHOTOS}")
 
 
 def _photos() -> Iterator[bytes]:
@@ -68,19 +69,19 @@ def _photos() -> Iterator[bytes]:
 
 
 def _plain_loop(photos: list[bytes], settings: tuple[str, ...]) -> tuple[float, float, float, float]:
-    """Seconds, the same with the start of the processes, photos per second once running, CPU seconds of it all."""
+    """Seconds, the same with the start of the processes, then photos per second and CPU seconds per photo."""
     from anonymousnet.data.images import load_photo
 
     decoded = [load_photo(photo).rgb for photo in photos]
-    context, started, before = multiprocessing.get_context("spawn"), time.monotonic(), _cpu()
+    context, started = multiprocessing.get_context("spawn"), time.monotonic()
     ready = context.Barrier(PROCESSES + 1)
     with context.Pool(PROCESSES, _load, (ready, settings)) as pool:
         ready.wait()
         begun = time.monotonic()
         chunks = [decoded[i : i + CHUNK] for i in range(0, len(decoded), CHUNK)]
-        at = list(_timed(pool.imap_unordered(_work, chunks)))
-        ended, used = time.monotonic(), _cpu()
-    return ended - begun, ended - started, _steady(at), used - before
+        at = [(time.monotonic(), _cpu(), count) for count in pool.imap_unordered(_work, chunks)]
+        ended = time.monotonic()
+    return ended - begun, ended - started, *_steady(at)
 
 
 def _load(ready: Barrier, settings: tuple[str, ...]) -> None:
@@ -104,11 +105,11 @@ def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, flo
     from anonymousnet.pipelines.bulk import anonymize_bulk
     from anonymousnet.pipelines.session import ray_session
 
-    started, before, at = time.monotonic(), _cpu(), list[tuple[float, int]]()
+    started, at = time.monotonic(), list[tuple[float, float, int]]()
 
     def watched(tallies: Iterable[dict[str, int]], *_: int) -> Iterable[dict[str, int]]:
         for tally in tallies:
-            at.append((time.monotonic(), tally["photos"]))
+            at.append((time.monotonic(), _cpu(), tally["photos"]))
             yield tally
 
     with ray_session():
@@ -117,8 +118,8 @@ def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, flo
             "s3://bench/in", "s3://bench/out", Config.load(None, settings), "s3://bench/audit",
             endpoint_url=server.endpoint, workers=PROCESSES, progress=watched,
         )  # fmt: skip
-        ended, used = time.monotonic(), _cpu()
-    return ended - begun, time.monotonic() - started, _steady(at), used - before, done.released
+        ended = time.monotonic()
+    return ended - begun, time.monotonic() - started, *_steady(at), done.released
 
 
 def _cpu() -> float:
@@ -127,15 +128,12 @@ def _cpu() -> float:
     return sum(sum(one.cpu_times()[:2]) for one in [here, *here.children(recursive=True)])
 
 
-def _timed(counts: Iterable[int]) -> Iterator[tuple[float, int]]:
-    return ((time.monotonic(), count) for count in counts)
-
-
-def _steady(at: list[tuple[float, int]]) -> float:
-    """Photos per second between the moments when a tenth and nine tenths were done."""
-    times, done = [when for when, _ in at], np.cumsum([count for _, count in at])
+def _steady(at: list[tuple[float, float, int]]) -> tuple[float, float]:
+    """Photos per second, and CPU seconds per photo, between the moments when a tenth and nine tenths were done."""
+    done = np.cumsum([count for *_, count in at])
     a, b = (int(np.searchsorted(done, share * done[-1])) for share in (0.1, 0.9))
-    return float(done[b] - done[a]) / (times[b] - times[a])
+    photos = float(done[b] - done[a])
+    return photos / (at[b][0] - at[a][0]), (at[b][1] - at[a][1]) / photos
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ class Soak:
     def __init__(self, scene: Scene, celeba: Path, objects: int, keys: tuple[int, ...]) -> None:
         self.scene, self.keys, self.failed = scene, keys, 0
         if not scene.keys("in"):
-            faces = list(soak_scene.faces(celeba, objects))
-            odd = soak_scene.odd(faces[-1][1], _wall())
+            faces = list(soak_scene.faces(celeba, objects + 40))
+            odd = soak_scene.odd((data for _, data in faces[objects:]), _wall())
             scene.fill("few", iter(faces[: objects - len(odd)][-RIVAL_OBJECTS:]))
             scene.fill("in", iter([*faces[: objects - len(odd)], *odd.items()]))
         self.source = scene.keys("in")

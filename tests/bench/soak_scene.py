@@ -37,25 +37,32 @@ def faces(celeba: Path, count: int) -> Iterator[tuple[str, bytes]]:
         yield f"{path.parent.name}/anna-smith-{path.name}", data
 
 
-def odd(face: bytes, faceless: bytes) -> dict[str, bytes]:
-    """One of each kind of bad luck, by name. What the soak's server will not keep (`..`, `//`) is for the tests."""
-    with Image.open(io.BytesIO(face)) as opened:
-        image = opened.convert("RGB")
-    bomb = io.BytesIO()
+def odd(faces: Iterator[bytes], faceless: bytes) -> dict[str, bytes]:
+    """One of each kind of bad luck, by name. What the soak's server will not keep (`..`, `//`) is for the tests.
+
+    Each takes a face of its own: the same photo twice is released twice and spends once, and the ledger is counted.
+    """
+    bomb, pdf = io.BytesIO(), _encoded(_image(next(faces)), "PDF")
     Image.new("L", (10_000, 10_000)).save(bomb, "PNG")
-    pdf = _encoded(image, "PDF")
+    turned, cut = next(faces), next(faces)
+    names = ["a b  c.jpg", "łódź/фото ü 🙂.jpg", "a%2Fb.jpg", "a+b&c=d#e?.jpg", "new\nline.jpg", "quote\"'.jpg",
+             f"{'l' * 200}.jpg", "UPPER.JPG", "wrong-name.png", ".hidden.jpg", "..jpg", "...jpg"]  # fmt: skip
     return {
-        "odd/zero.jpg": b"", "odd/cut.jpg": face[: len(face) // 2], "odd/cut.png": _encoded(image, "PNG")[:9000],
+        "odd/zero.jpg": b"", "odd/cut.jpg": cut[: len(cut) // 2], "odd/cut.png": _encoded(_image(cut), "PNG")[:9000],
         "odd/text.jpg": b"this is no picture\n" * 40, "odd/pdf.jpg": pdf, "odd/paper.pdf": pdf,
         "odd/bomb.png": bomb.getvalue(), "odd/wall.jpg": faceless, "odd/noise.webp": os.urandom(4000),
-        "odd/readme.txt": b"no photo", "odd/.hidden.jpg": face, "odd/a b  c.jpg": face, "odd/łódź/фото ü 🙂.jpg": face,
-        "odd/..jpg": face, "odd/...jpg": face, "odd/a%2Fb.jpg": face, "odd/a+b&c=d#e?.jpg": face,
-        "odd/new\nline.jpg": face, "odd/quote\"'.jpg": face, f"odd/{'l' * 200}.jpg": face, "odd/UPPER.JPG": face,
-        "odd/grey.png": _encoded(image.convert("L"), "PNG"), "odd/cmyk.jpg": _encoded(image.convert("CMYK"), "JPEG"),
-        "odd/clear.png": _encoded(_transparent(image), "PNG"), "odd/photo.webp": _encoded(image, "WEBP"),
-        "odd/wrong-name.png": face, "odd/photo.gif": _encoded(image, "GIF"), "odd/photo.tif": _encoded(image, "TIFF"),
-        "odd/turned.jpg": face[:2] + _segment(0xE1, _exif(0, orientation=6)) + face[2:],
+        "odd/readme.txt": b"no photo", **{f"odd/{name}": next(faces) for name in names},
+        "odd/grey.png": _encoded(_image(next(faces)).convert("L"), "PNG"),
+        "odd/cmyk.jpg": _encoded(_image(next(faces)).convert("CMYK"), "JPEG"),
+        "odd/clear.png": _encoded(_transparent(_image(next(faces))), "PNG"),
+        **{f"odd/photo.{kind}": _encoded(_image(next(faces)), kind.upper()) for kind in ("webp", "gif", "tiff")},
+        "odd/turned.jpg": turned[:2] + _segment(0xE1, _exif(0, orientation=6)) + turned[2:],
     }  # fmt: skip
+
+
+def _image(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as opened:
+        return opened.convert("RGB")
 
 
 def _exif(number: int, orientation: int = 1) -> bytes:
