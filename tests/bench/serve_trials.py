@@ -51,7 +51,7 @@ def main() -> None:
 
 
 async def killed(photo: bytes, requests: int = 2000, concurrency: int = 16) -> None:
-    """`requests` answers while the replicas of each stage die in turn, over and over, the next when the last are back."""
+    """`requests` answers while the replicas of each stage die in turn, the next when the last are back."""
     found: collections.Counter[int] = collections.Counter()
     bodies: collections.Counter[str] = collections.Counter()
     killed_: collections.Counter[str] = collections.Counter()
