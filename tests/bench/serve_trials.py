@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import hashlib
+import itertools
 import os
 import signal
 import sys
@@ -50,20 +51,22 @@ def main() -> None:
 
 
 async def killed(photo: bytes, requests: int = 2000, concurrency: int = 16) -> None:
-    """`requests` answers while a replica of each stage dies in turn, over and over."""
+    """`requests` answers while the replicas of each stage die in turn, the next when the last are back."""
     found: collections.Counter[int] = collections.Counter()
     bodies: collections.Counter[str] = collections.Counter()
     killed_: collections.Counter[str] = collections.Counter()
     times: list[float] = []
 
     async def kill_in_turn() -> None:
-        while True:
-            for stage in STAGES:
-                await asyncio.sleep(requests / 17 / (2 * len(STAGES)))
-                for pid in replicas(stage)[:1]:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                        killed_[stage] += 1
+        for stage in itertools.cycle(STAGES):
+            await asyncio.sleep(5)
+            dead = replicas(stage)
+            for pid in dead:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed_[stage] += 1
+            while not set(replicas(stage)) - set(dead):
+                await asyncio.sleep(0.5)
 
     async with _asking() as ask:
         right = (await ask(photo))[1]
