@@ -99,6 +99,7 @@ def anonymize_bulk(
             tallies = _run(job, surveyed, config, address, workers)
             for tally in progress(_watched(tallies, hold, kept, surveyed.objects), surveyed.objects, kept):
                 work += tally["photos"]
+            _heed_sigterm()  # Ray has left without it
         hold.check()
         from anonymousnet.pipelines.manifest import publish_manifest, signer_of
 
@@ -274,7 +275,7 @@ def _run(
     context.raise_original_map_exception = True  # Ray's own wrapping forgets ours on its way here
     context.target_max_block_size = 1  # a chunk is a block of its own, and so a task of its own
     with ray_session(address), DataContext.current(context), warnings.catch_warnings():
-        _heed_sigterm()  # once more: Ray has set a handler of its own
+        _heed_sigterm()  # Ray has come with a handler of its own
         warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))

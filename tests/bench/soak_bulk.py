@@ -96,16 +96,16 @@ class Soak:
         self.say("put right again: verify's status", scene.verify("out")[0], scene.verify("out")[0] == 0)
 
     def killed(self) -> None:
-        """Three drivers, one worker and the server killed with -9: the same bucket, nothing spent or done twice."""
+        """Three drivers, a worker and the server killed with -9, one driver asked to end: the same bucket, nothing twice."""
         scene, chance, at = self.scene, random.Random(SEED), self.scene.server.log.stat().st_size
         chunks = scene.done("out")
-        moments = sorted(chance.uniform(0.03, 0.8) for _ in range(5))
+        moments = sorted(chance.uniform(0.03, 0.8) for _ in range(6))
         process, events = scene.start("in", "killed"), list[datetime]()
-        for moment, what in zip(moments, ["driver", "worker", "server", "driver", "driver"], strict=True):
+        for moment, what in zip(moments, ["driver", "worker", "server", "driver", "politely", "driver"], strict=True):
             while (done := scene.done("killed")) < moment * chunks and process.poll() is None:
                 time.sleep(0.2)
             time.sleep(chance.uniform(0, 2))  # not always just after a record
-            self.say(f"{what} killed at {moment:.0%}; chunks recorded", f"{done} of {chunks}", process.poll() is None)
+            self.say(f"kill: {what}, at {moment:.0%}; chunks recorded", f"{done} of {chunks}", process.poll() is None)
             if process.poll() is not None:
                 break  # it was too quick for us
             events.append(datetime.now())
@@ -119,8 +119,20 @@ class Soak:
         family, started = psutil.Process(process.pid).children(recursive=True), time.monotonic()
         process.kill()
         process.wait()
-        left = psutil.wait_procs(family, 40)[1]
-        self.say("seconds until its Ray had ended by itself", f"{time.monotonic() - started:.1f}", not left)
+        left = [str(one) for one in psutil.wait_procs(family, 60)[1]]
+        self.say("seconds until its Ray had ended by itself, what had not", f"{time.monotonic() - started:.1f}, {left}",
+                 not left)  # fmt: skip
+        return self.scene.start("in", "killed")
+
+    def _kill_politely(self, process: Any) -> Any:
+        """SIGTERM: it says so, lets go of the job, and the next driver need not wait."""
+        started = time.monotonic()
+        process.terminate()
+        status = process.wait()
+        said = (self.scene.folder / "killed.progress").read_text().splitlines()[-1]
+        state = self.scene.state("killed")["state"]
+        self.say("SIGTERM: status, seconds, state, last words",
+                 f"{status}, {time.monotonic() - started:.1f}, {state}, {said}", status == 143 and state == "stopped" and said.startswith("stopped;"))  # fmt: skip
         return self.scene.start("in", "killed")
 
     def _kill_worker(self, process: Any) -> Any:
@@ -181,8 +193,8 @@ class Soak:
         while not scene.done("woken"):
             time.sleep(0.2)
         psutil.Process(slow.pid).suspend()
-        heir, owner = scene.start("few", "woken"), scene.owner("woken")
-        while scene.owner("woken") == owner and heir.poll() is None:
+        heir, owner = scene.start("few", "woken"), scene.state("woken")["owner"]
+        while scene.state("woken")["owner"] == owner and heir.poll() is None:
             time.sleep(0.2)
         self.say("the heir took over", "", heir.poll() is None)
         time.sleep(8)  # both are at it for a while: the sleeper's workers never slept

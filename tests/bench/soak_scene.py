@@ -132,10 +132,11 @@ class Scene:
         """Chunks whose record stands."""
         return sum("/records/" in name for name in self.keys(f"{out}-audit"))
 
-    def owner(self, out: str) -> str:
-        """Which driver holds a job."""
+    def state(self, out: str) -> dict[str, Any]:
+        """What a job's last driver said of itself."""
         name = next(name for name in self.keys(f"{out}-audit") if name.startswith("states/"))
-        return str(json.loads(self.get(f"{out}-audit", name))["owner"])
+        found: dict[str, Any] = json.loads(self.get(f"{out}-audit", name))
+        return found
 
     def start(self, source: str, out: str, *more: str) -> subprocess.Popen[str]:
         """`anonymousnet anonymize --json` from one prefix to another, with a ledger of its own."""
