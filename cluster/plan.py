@@ -4,7 +4,7 @@
 
 The model, for each job:  hours = start + photos x driver + photos x worker / (workers x efficiency(machines)).
 `worker` is what a photo takes one process, `driver` what it takes the one driver (listing, manifest) whatever the
-number of workers. All rates are of rates.json, with the command that measured them; what was not measured is an
+number of workers. All rates are of rates.json, which says of each where it was measured; what was not measured is an
 assumption, and printed as one.
 """
 
@@ -27,6 +27,8 @@ TRAINING_PASSES = 3
 """Backward costs twice the forward pass."""
 LIST_PAGE, LIST_S = 1000, 0.1
 """Keys of a listing's page; ASSUMED seconds of one such request."""
+PER_DOUBLING = 0.95
+"""ASSUMED efficiency of twice the machines, where no scaling was measured."""
 MANIFEST_ROWS = 20_000
 CHUNK = 32
 MOST = 1024
@@ -86,22 +88,27 @@ def make_plan(photos: int, size: Size, config: Config, task: str = "attributes",
         _preprocess(photos, cpu_workers, size.nodes), _train(task, config, size),
         _bulk(photos, bulk_workers, size, config),
     )  # fmt: skip
-    largest = known["bulk"]["photos"]
-    extrapolated = photos > 10 * largest or size.nodes > max(map(int, known["scaling"]["machines"])) or size.gpus > 0
+    extrapolated = photos > 10 * known["bulk"]["photos"] or size.nodes > max(_scaling()) or size.gpus > 0
     return Plan(photos, size.name, size.nodes, size.gpu, phases, extrapolated, tuple(_assumptions(photos, size)))
 
 
 def efficiency(nodes: int) -> float:
     """Share of N times one machine's speed that N machines reach together.
 
-    Measured up to four; beyond, the loss that each doubling brought goes on.
+    As measured; beyond, the loss that each doubling brought goes on.
     """
-    measured = {int(n): one["efficiency"] for n, one in rates()["scaling"]["machines"].items()}
+    measured = _scaling()
     if nodes in measured:
-        return min(1.0, float(measured[nodes]))
+        return measured[nodes]
     most = max(measured)
-    per_doubling = min(1.0, float(measured[most])) ** (1 / (most.bit_length() - 1))
+    per_doubling = PER_DOUBLING if most == 1 else measured[most] ** (1 / (most.bit_length() - 1))
     return float(per_doubling ** (nodes - 1).bit_length())
+
+
+def _scaling() -> dict[int, float]:
+    """Efficiency by machines, as far as it was measured; one machine is what all rates are of."""
+    found = rates()["scaling"]["machines"]
+    return {1: 1.0} | {int(n): min(1.0, float(one["efficiency"])) for n, one in found.items()}
 
 
 def job_seconds(photos: int, workers: int, nodes: int, start: float, driver: float, worker: float) -> float:
@@ -113,10 +120,11 @@ def _preprocess(photos: int, workers: int, nodes: int) -> Phase:
     known = rates()["preprocess"]
     listing = ceil(photos / LIST_PAGE)
     driver = LIST_S / LIST_PAGE
-    seconds = job_seconds(photos, workers, nodes, known["start_s"], driver, known["worker_s_per_photo"])
+    start = rates()["starts"]["preprocess"]
+    seconds = job_seconds(photos, workers, nodes, start, driver, known["worker_s_per_photo"])
     shards = ceil(photos / 500)
     stored = photos * known["shard_bytes_per_photo"] / 1e9
-    bound = _bound(seconds, known["start_s"], photos * driver)
+    bound = _bound(seconds, start, photos * driver)
     return Phase("preprocess", workers, seconds / 3600, stored, photos + shards, 2 * shards, listing, bound)
 
 
@@ -124,13 +132,16 @@ def _train(task: str, config: Config, size: Size) -> Phase:
     from anonymousnet.training.tasks import task_named
 
     settings, known = config.train.over(task_named(task).defaults), rates()
+    if task not in known["train"]:
+        raise ConfigError(f"task {task} was never timed; plan attributes or generator, and compare the networks")
     workers, steps, batch = config.scale.workers or 1, settings.steps or 1, settings.batch or 2
     each = known["train"][task]["worker_s_per_face"]
     if size.gpus:
         each = each / gpu_speedup(size.gpu)
-    seconds = known["train"]["start_s"] + steps * batch * each / (workers * efficiency(size.nodes))
+    start = known["starts"]["train"]
+    seconds = start + steps * batch * each / (workers * efficiency(size.nodes))
     checkpoints = ceil(steps / config.train.checkpoint_every)
-    bound = _bound(seconds, known["train"]["start_s"], 0)
+    bound = _bound(seconds, start, 0)
     return Phase(f"train {task}", workers, seconds / 3600, 0.0, steps * batch // 500, 4 * checkpoints, 1, bound)
 
 
@@ -140,11 +151,11 @@ def _bulk(photos: int, workers: int, size: Size, config: Config) -> Phase:
     if size.gpus:  # the networks move to the GPU; decoding, detection, encoding stay on the process's CPU
         share = known["networks_s_per_photo"] / (known["networks_s_per_photo"] + known["rest_s_per_photo"])
         worker = worker * (1 - share) + worker * share / gpu_speedup(size.gpu)
-    driver = known["driver_s_per_photo"] + 2 * LIST_S / LIST_PAGE
-    seconds = job_seconds(photos, workers, size.nodes, known["start_s"], driver, worker)
+    driver, start = known["driver_s_per_photo"] + 2 * LIST_S / LIST_PAGE, rates()["starts"]["bulk"]
+    seconds = job_seconds(photos, workers, size.nodes, start, driver, worker)
     stored = photos * (known["released_bytes_per_photo"] + known["audit_bytes_per_photo"]) / 1e9
     chunks, manifest = ceil(photos / CHUNK), ceil(photos / MANIFEST_ROWS)
-    bound = _bound(seconds, known["start_s"], photos * driver)
+    bound = _bound(seconds, start, photos * driver)
     if size.gpus and bound == "workers":
         bound = "CPU beside each GPU"
     return Phase(
@@ -196,8 +207,10 @@ def _assumptions(photos: int, size: Size) -> list[str]:
     known = rates()
     where = known["provenance"]
     said = [
-        f"measured: {where['command']}, {where['date']}, {where['machine']}; photos: {where['photos']}",
-        f"scaling: {known['scaling']['command']}; efficiency {efficiency(size.nodes):.2f} at {size.nodes} machines",
+        f"measured by {where['date']} on {where['machine']}",
+        *(f"{name}: {known[name]['source']}" for name in ("preprocess", "train", "bulk")),
+        f"starts: {known['starts']['source']}",
+        f"scaling: {known['scaling']['source']}; efficiency {efficiency(size.nodes):.2f} at {size.nodes} machines",
         f"assumed: a CPU of {size.instance} is as fast as a core of the measured machine; one process on each",
         f"assumed: listing {LIST_PAGE} keys takes {LIST_S} s; a photo is as large as the measured ones "
         f"({known['bulk']['source_bytes_per_photo'] / 1000:.1f} kB), has one face, and lies in an object of its own",
@@ -213,6 +226,6 @@ def _assumptions(photos: int, size: Size) -> list[str]:
             f"EXTRAPOLATED: {photos:,} photos from runs of up to {max(known['bulk']['photos'], 1):,} (bulk) and "
             f"{known['preprocess']['photos']:,} (preprocess)"
         )
-    if size.nodes > max(map(int, known["scaling"]["machines"])):
+    if size.nodes > max(_scaling()):
         said.append("EXTRAPOLATED: more machines than the scaling was measured on")
     return said

@@ -12,7 +12,6 @@ from anonymousnet.config import Config
 from anonymousnet.pipelines.bulk import anonymize_bulk
 from anonymousnet.pipelines.preprocess import preprocess
 from tests.bench.bench_preprocess import _photos
-from tests.bench.rates import some
 
 PHOTOS = {"preprocess": 1000, "bulk": 384}
 WORKERS = 2
@@ -36,6 +35,13 @@ def main() -> None:
         print(f"{job:<11} {PHOTOS[job]} photos: planned {said.hours * 3600:5.1f} s, took {seconds:5.1f} s, "
               f"ratio {said.hours * 3600 / seconds:.2f}")  # fmt: skip
     print(f"bulk stores {size / 1e6:.2f} MB, planned {_phase('bulk').stored_gb * 1e3:.2f}")
+
+
+def some(photos: Path, folder: Path, n: int) -> None:
+    """A folder with the first n photos."""
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[:n]:
+        os.link(path, folder / path.name)
 
 
 def _phase(job: str) -> Phase:
