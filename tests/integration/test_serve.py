@@ -79,7 +79,7 @@ def service(small_weights: list[str], photo: bytes, tmp_path_factory: pytest.Tem
         pool = ThreadPoolExecutor(6)
         last = [pool.submit(service.post, photo) for _ in range(6)]
         time.sleep(0.3)
-    with pool, client:  # whoever was being served when it ended got an answer
+    with pool, closing(client):  # whoever was being served when it ended got an answer
         assert {one.result().status_code for one in last} == {200}
 
 
