@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +34,6 @@ PYTHON = "3.11.13"
 REDIS = "redis:7.4.2-bookworm"
 USER = 10001
 MARK = "Written by `anonymousnet cluster render`: change the configuration and render again."
-SERVICE = "anonymousnet.serve.app"
 CONFIG_FILE = "/etc/anonymousnet/anonymousnet.yaml"
 
 
@@ -108,7 +105,7 @@ def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
         "head_cpus": head["cpus"] - 1, "head_memory_gib": head["memory_gib"] - 4, "head_shm_gib": 2,
         "groups_of": partial(_groups, size, config, cpu_nodes),
         "bulk_workers": size.nodes * (size.gpus or size.cpus - 2),
-        "serve_port": _port(config), "serve_config": serve_config(config),
+        "serve_port": config.serve.port, "serve_config": serve_config(config),
     }  # fmt: skip
 
 
@@ -133,23 +130,12 @@ def _pods(name: str, cpus: int, memory_gib: int, gpus: int, fewest: int, most: i
             "min": fewest, "max": most}  # fmt: skip
 
 
-def _port(config: Config) -> int:
-    serve = getattr(config, "serve", None)
-    return 8000 if serve is None else int(serve.port)
-
-
 def serve_config(config: Config) -> str:
     """Ray Serve's own configuration, as the service renders it; its application reads the tree that pods have."""
-    if find_spec(SERVICE) is None:
-        application: dict[str, Any] = {"name": "anonymousnet", "route_prefix": "/", "import_path": f"{SERVICE}:build"}
-        # A pod's address; the network policy says who may reach it.
-        whole: dict[str, Any] = {
-            "proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": _port(config)},
-            "applications": [application],
-        }  # fmt: skip
-    else:
-        whole = yaml.safe_load(import_module(SERVICE).rendered(config))
-        (application,) = whole["applications"]
+    from anonymousnet.serve.app import rendered
+
+    whole = yaml.safe_load(rendered(config))
+    (application,) = whole["applications"]
     application["args"] = {"config": CONFIG_FILE}
     return yaml.safe_dump(whole, sort_keys=False)
 
