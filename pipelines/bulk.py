@@ -92,23 +92,24 @@ def anonymize_bulk(
     job = _job(source, target, private, surveyed, config, anonymizer)
     _claim(job, surveyed)
     with _graceful(), held(_hurried(private), job.run) as hold:  # its beats come again, and its end is not waited for
-        kept, work = 0, 0
-        missing = _missing(job, surveyed)
-        kept = surveyed.objects - missing
-        if missing:
+        done_now: Counter[str] = Counter()
+        kept = surveyed.objects - _missing(job, surveyed)
+        hold.progress = {"objects": kept, "of": surveyed.objects}
+        if kept < surveyed.objects:
             tallies = _run(job, surveyed, config, address, workers)
             for tally in progress(_watched(tallies, hold, kept, surveyed.objects), surveyed.objects, kept):
-                work += tally["photos"]
+                done_now.update(tally)
             _heed_sigterm()  # Ray has left without it
         hold.check()
         from anonymousnet.pipelines.manifest import publish_manifest, signer_of
 
         done = publish_manifest(job, surveyed, anonymizer)
+        kept = surveyed.objects - done_now["objects"]
         hold.progress = {**done["counts"], "objects": surveyed.objects, "of": surveyed.objects}
     seconds, counts, privacy = time.monotonic() - started, done["counts"], done["privacy"]
     return BulkSummary(
         job.id, job.run, counts["photos"], counts["released"], counts["quarantined"], counts["faces"],
-        counts["skipped"], kept, round(seconds, 3), round(work / seconds, 3), privacy["epsilon_per_face"], privacy["t"],
+        counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3), privacy["epsilon_per_face"], privacy["t"],
         privacy["strength"], privacy["covers"], address_of(replace_name(target, "manifest.json")),
         signer_of(job.key.value), address_of(private), done["reasons"],
     )  # fmt: skip
