@@ -105,7 +105,8 @@ def anonymize_bulk(
     return BulkSummary(
         job.id, job.run, counts["photos"], counts["released"], counts["quarantined"], counts["faces"],
         counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
-        privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"], address_of(replace_name(target, "manifest.json")),
+        privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"],
+        address_of(replace_name(target, "manifest.json")),
         signer_of(job.key.value), address_of(private), done["reasons"],
     )  # fmt: skip
 
@@ -176,10 +177,10 @@ def _claim(job: Job, surveyed: Survey) -> None:
         "chunks": surveyed.chunks,
     }  # fmt: skip
     hurried(job.audit).create(f"jobs/{job.run}.json", json.dumps(described, indent=1).encode(), "application/json")
-    hurried = hurried(job.target)
-    if hurried.create(MARKER, marker_of(job), "application/json"):
+    target = hurried(job.target)
+    if target.create(MARKER, marker_of(job), "application/json"):
         return
-    found = json.loads(hurried.fetch(MARKER).data)["job"]
+    found = json.loads(target.fetch(MARKER).data)["job"]
     if found != job.id:
         raise ConfigError(
             f"{address_of(job.target)} belongs to job {found}, this is job {job.id}: source, settings, weights, key "

@@ -70,14 +70,14 @@ def _check_target(target: Storage) -> None:
     """Refuse a place that holds anything but a job of ours, before the source is listed. Raises ConfigError."""
     from anonymousnet.pipelines.manifest import MARKER
 
-    hurried = hurried(target)
-    if isinstance(hurried, Folder) and not hurried.root.exists():
+    place = hurried(target)
+    if isinstance(place, Folder) and not place.root.exists():
         return
-    first = next(hurried.scan(), None)
+    first = next(place.scan(), None)
     if first is None:
         return
     try:
-        json.loads(hurried.fetch(MARKER).data)["job"]
+        json.loads(place.fetch(MARKER).data)["job"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{address_of(target)} holds other objects, such as {first.name}; a release never mixes with other files: "
