@@ -2,7 +2,7 @@
 
 Each released photo is made once more from its source with noise in place of all that the mask hides, from the
 alignment, the attributes that the manifest says were released, and the key. The file must have the same bytes: then it
-cannot hold a pixel of the source from inside the mask. (Faces are painted alone here and sixteen at a time there: a face
+cannot hold a pixel of the source from inside the mask. (Faces are painted alone here and sixteen at a time there: one
 in a thousand is rounded otherwise, so what differs by less than `ROUNDED` everywhere is counted apart.)
 """
 
