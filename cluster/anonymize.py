@@ -116,7 +116,7 @@ def _bar(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:
     with tqdm(total=total, initial=kept, unit="photos", disable=None) as shown:
         for tally in done:
             so_far.update(tally)
-            shown.update(tally["objects"])
+            shown.update(min(tally["objects"], total - shown.n))  # what was done before is an estimate
             rate = so_far["faces"] / (time.monotonic() - started)
             shown.set_postfix({"faces/s": f"{rate:.1f}", "quarantined": so_far["quarantined"]})
             yield tally
@@ -130,11 +130,11 @@ def _lines(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:
         now = time.monotonic()
         if now - last >= 1:
             last, rate = now, so_far["objects"] / (now - started)
-            at = kept + so_far["objects"]
+            at = min(kept + so_far["objects"], total)
             click.echo(json.dumps({
                 "done": at, "of": total, "photos_per_second": round(so_far["photos"] / (now - started), 3),
                 "faces_per_second": round(so_far["faces"] / (now - started), 3),
-                "eta_s": round(max(total - at, 0) / rate, 1), "quarantined": so_far["quarantined"],
+                "eta_s": round((total - at) / rate, 1), "quarantined": so_far["quarantined"],
             }), err=True)  # fmt: skip
         yield tally
 

@@ -95,9 +95,8 @@ def fitted(config: Config, size: Size, task: str = "attributes") -> Config:
     train = {"batch": kind.defaults["batch"] * scale["workers"]}
     train |= {key: value for key, value in given.get("train", {}).items() if value is not None}
     device = {"device": "cuda" if size.gpus else "cpu"} if config.device == "auto" else {}
-    settings = getattr(config, "serve", None)
-    serve = {} if settings is None else {"serve": _serving(settings.model_dump(), given.get("serve", {}), size)}
-    found = Config.model_validate({**given, **device, **serve, "scale": scale, "train": train})
+    serve = _serving(config.serve.model_dump(), given.get("serve", {}), size)
+    found = Config.model_validate({**given, **device, "serve": serve, "scale": scale, "train": train})
     _check(found, size)
     return found
 

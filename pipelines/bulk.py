@@ -19,18 +19,18 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anonymousnet.align.detect import SHA256
 from anonymousnet.config import Config
-from anonymousnet.data.store import private_folder
 from anonymousnet.errors import ConfigError
 from anonymousnet.folder import read_subjects
+from anonymousnet.pipelines.bulk_places import hurried, open_places, replace_name
 from anonymousnet.pipelines.bulk_plan import Job, Secret, Survey, address_of, survey
 from anonymousnet.pipelines.jobs import Hold, held
 from anonymousnet.pipelines.session import persistently, ray_session, software
-from anonymousnet.pipelines.storage import HURRIED, PATIENT, Bucket, Folder, Storage, storage_of
+from anonymousnet.pipelines.storage import Storage
 from anonymousnet.privacy.randomness import derive, load_key
 
 if TYPE_CHECKING:
@@ -81,97 +81,34 @@ def anonymize_bulk(
     workers die again and again, another driver is at it), DataError (the source changed), LedgerError.
     """
     started = time.monotonic()
-    source, target, private = _places(src, dst, audit, endpoint_url)
-    _check_target(target)
-    if isinstance(private, Folder):
-        private_folder(private.root)
-    for place in (private, source):  # a mistake is told at once, an outage later on is waited out; and there are
-        next(_hurried(place).scan(), None)  # servers that make a bucket of any name, once something is put there
+    source, target, private = open_places(src, dst, audit, endpoint_url)
     surveyed = survey(source)
     config, anonymizer = _resolved(config, address)
     job = _job(source, target, private, surveyed, config, anonymizer)
     _claim(job, surveyed)
-    with _graceful(), held(_hurried(private), job.run) as hold:  # its beats come again, and its end is not waited for
-        kept, work = 0, 0
-        missing = _missing(job, surveyed)
-        kept = surveyed.objects - missing
-        if missing:
+    with _graceful(), held(hurried(private), job.run) as hold:  # its beats come again, and its end is not waited for
+        done_now: Counter[str] = Counter()
+        kept = surveyed.objects - _missing(job, surveyed)
+        hold.progress = {"objects": kept, "of": surveyed.objects}
+        if kept < surveyed.objects:
             tallies = _run(job, surveyed, config, address, workers)
             for tally in progress(_watched(tallies, hold, kept, surveyed.objects), surveyed.objects, kept):
-                work += tally["photos"]
+                done_now.update(tally)
             _heed_sigterm()  # Ray has left without it
         hold.check()
         from anonymousnet.pipelines.manifest import publish_manifest, signer_of
 
         done = publish_manifest(job, surveyed, anonymizer)
+        kept = surveyed.objects - done_now["objects"]
         hold.progress = {**done["counts"], "objects": surveyed.objects, "of": surveyed.objects}
     seconds, counts, privacy = time.monotonic() - started, done["counts"], done["privacy"]
     return BulkSummary(
         job.id, job.run, counts["photos"], counts["released"], counts["quarantined"], counts["faces"],
-        counts["skipped"], kept, round(seconds, 3), round(work / seconds, 3), privacy["epsilon_per_face"], privacy["t"],
-        privacy["strength"], privacy["covers"], address_of(replace_name(target, "manifest.json")),
+        counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
+        privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"],
+        address_of(replace_name(target, "manifest.json")),
         signer_of(job.key.value), address_of(private), done["reasons"],
     )  # fmt: skip
-
-
-def replace_name(place: Storage, name: str) -> Storage:
-    """An object's address, in the form of a place."""
-    if isinstance(place, Folder):
-        return Folder(place.root / name)
-    return replace(place, prefix=place.prefix + name)
-
-
-def _places(src: str, dst: str, audit: str | None, endpoint_url: str | None) -> tuple[Storage, Storage, Storage]:
-    """Source, release and audit place. Raises ConfigError where they overlap or the audit place is missing."""
-    if audit is None:
-        if "://" in dst:
-            raise ConfigError(
-                f"{dst} is in S3, so private evidence needs a place of its own; give --audit FOLDER, or --audit "
-                "s3://bucket/prefix that the release's readers cannot read"
-            )
-        audit = f"{dst.rstrip('/')}-private"
-    places = [storage_of(uri, endpoint_url, PATIENT) for uri in (src, dst, audit)]
-    named = list(zip(("source", "release", "audit place"), places, strict=True))
-    for i, (one, here) in enumerate(named):
-        for other, there in named[i + 1 :]:
-            if _within(here, there) or _within(there, here):
-                raise ConfigError(
-                    f"{one} {address_of(here)} and {other} {address_of(there)} overlap; give them places apart: a "
-                    "release never mixes with its source, nor with private evidence"
-                )
-    return places[0], places[1], places[2]
-
-
-def _hurried(place: Storage) -> Storage:
-    """The same place, for somebody who waits for an answer."""
-    return replace(place, patience=HURRIED) if isinstance(place, Bucket) else place
-
-
-def _within(one: Storage, other: Storage) -> bool:
-    """Whether `one` lies in `other`, or is it."""
-    if isinstance(one, Bucket) and isinstance(other, Bucket):
-        same = (one.bucket, one.endpoint_url) == (other.bucket, other.endpoint_url)
-        return same and one.prefix.startswith(other.prefix)
-    return isinstance(one, Folder) and isinstance(other, Folder) and one.root.is_relative_to(other.root)
-
-
-def _check_target(target: Storage) -> None:
-    """Refuse a place that holds anything but a job of ours, before the source is listed. Raises ConfigError."""
-    from anonymousnet.pipelines.manifest import MARKER
-
-    hurried = _hurried(target)
-    if isinstance(hurried, Folder) and not hurried.root.exists():
-        return
-    first = next(hurried.scan(), None)
-    if first is None:
-        return
-    try:
-        json.loads(hurried.fetch(MARKER).data)["job"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{address_of(target)} holds other objects, such as {first.name}; a release never mixes with other files: "
-            "choose an empty DST"
-        ) from error
 
 
 def _resolved(config: Config, address: str | None) -> tuple[Config, Anonymizer]:
@@ -239,11 +176,11 @@ def _claim(job: Job, surveyed: Survey) -> None:
         "layout": job.layout, "objects": surveyed.objects, "bytes": surveyed.bytes, "skipped": surveyed.skipped,
         "chunks": surveyed.chunks,
     }  # fmt: skip
-    _hurried(job.audit).create(f"jobs/{job.run}.json", json.dumps(described, indent=1).encode(), "application/json")
-    hurried = _hurried(job.target)
-    if hurried.create(MARKER, marker_of(job), "application/json"):
+    hurried(job.audit).create(f"jobs/{job.run}.json", json.dumps(described, indent=1).encode(), "application/json")
+    target = hurried(job.target)
+    if target.create(MARKER, marker_of(job), "application/json"):
         return
-    found = json.loads(hurried.fetch(MARKER).data)["job"]
+    found = json.loads(target.fetch(MARKER).data)["job"]
     if found != job.id:
         raise ConfigError(
             f"{address_of(job.target)} belongs to job {found}, this is job {job.id}: source, settings, weights, key "

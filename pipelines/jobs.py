@@ -119,7 +119,7 @@ def show_job(audit: Storage, run: str) -> dict[str, Any]:
         found = _state(audit, names[0].replace("jobs/", "states/", 1))
     except (ValueError, OSError) as error:
         raise StorageError(f"cannot read job {run}: {error}; check the audit place") from error
-    state = found[0] if found else {"state": "stopped"}
+    state = found[0] if found else {"state": "stopped", "objects": 0, "of": described.get("objects", 0)}
     if state["state"] == "running" and time.time() - state["beat"] > 2 * TTL:
         state["state"] = "dead"  # killed: the same command takes it up again
     return {**described, **state}

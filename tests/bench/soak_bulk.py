@@ -227,7 +227,8 @@ class Soak:
         self.say("objects, bytes looked at", f"{found.objects}, {found.bytes}")
         self.say("holding a name or a word of the source", len(found.named), not found.named)
         self.say("photos carrying more than pixels", len(found.metadata), not found.metadata)
-        self.say("photos made again from blinded sources, others", f"{found.photos}, {len(found.other)}",
+        self.say("photos made again from blinded sources; others",
+                 f"{found.photos}, {found.other}; rounded {found.rounded}",
                  found.photos > 0 and not found.other)  # fmt: skip
         self.say("pixels in masks equal to the source's; by chance", f"{found.same:.4%}; {found.chance:.4%}")
 

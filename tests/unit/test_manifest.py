@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from anonymousnet.config import Config
 from anonymousnet.errors import ConfigError, DataError, StorageError
 from anonymousnet.pipelines import bulk_plan
-from anonymousnet.pipelines.bulk import _places
+from anonymousnet.pipelines.bulk_places import _places
 from anonymousnet.pipelines.bulk_plan import CHUNK, CHUNK_BYTES, Job, Secret, chunks_of, cut, survey
 from anonymousnet.pipelines.manifest import opened, signed, signer_of
 from anonymousnet.pipelines.samples import kind_of

@@ -149,7 +149,8 @@ def _card(face: ShownFace) -> dict[str, Any]:
 def _settings(config: Config) -> list[tuple[str, str]]:
     """Settings that shaped the release. No key file, and of paths only the last part: folders name people."""
     private = {"key_file", "ledger", "subjects"}
-    tree = config.model_dump(exclude={"train": True, "bulk": True, "seed": True, "audit": True, "release": private})
+    aside = dict.fromkeys(("train", "scale", "serve", "bulk", "seed", "audit"), True)
+    tree = config.model_dump(exclude={**aside, "release": private})
     rows = []
     for section, value in tree.items():
         for key, leaf in value.items() if isinstance(value, dict) else [("", value)]:
