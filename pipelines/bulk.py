@@ -149,6 +149,7 @@ def _job(
     drop = {
         "train": True,
         "scale": True,
+        "serve": True,
         "seed": True,
         "batch": True,
         "release": {"key_file", "ledger", "budget", "subjects"},

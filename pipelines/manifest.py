@@ -165,7 +165,7 @@ def public_configuration(job: Job) -> dict[str, Any]:
     private = {"key_file", "ledger", "subjects", "budget"}
     tree = job.config.model_dump(
         mode="json",
-        exclude={"train": True, "scale": True, "seed": True, "audit": True, "release": private, "batch": True},
+        exclude={**dict.fromkeys(("train", "scale", "serve", "seed", "audit", "batch"), True), "release": private},
     )
     return {key: _bare(value) for key, value in tree.items()}
 
