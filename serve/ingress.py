@@ -7,7 +7,9 @@ import logging
 import re
 import time
 import uuid
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -165,7 +167,9 @@ class Envelope:
 
         self.service.under_way += 1
         try:
-            if self.service.closed:
+            if self.service.gate.keys is None and not _on_loopback(headers.get(b"host", b"").decode("latin-1")):
+                await Problem("bad-host").response(_id(scope))(scope, receive, outwards)
+            elif self.service.closed:
                 await Problem("unavailable").response(_id(scope))(scope, receive, outwards)
             else:
                 await self.app(scope, receive, outwards)
@@ -177,6 +181,17 @@ class Envelope:
         finally:
             self.service.under_way -= 1
             self.service.metrics.answered(_route(scope), status or 499, time.perf_counter() - started)
+
+
+def _on_loopback(host: str) -> bool:
+    """Whether a Host header names this machine. Another name that leads here is a web page's that has its own name
+    resolve to 127.0.0.1, so as to read what only this machine's user may (DNS rebinding).
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _id(scope: Scope) -> str | None:

@@ -30,6 +30,8 @@ KINDS: dict[str, Kind] = {
     "not-found": Kind(404, "Nothing is here", "Compare the address with /openapi.json."),
     "no-ledger": Kind(404, "No budgets are kept here", "The operator sets release.ledger to keep them."),
     "bad-method": Kind(405, "Not with this method", "Compare the method with /openapi.json."),
+    "bad-host": Kind(421, "Asked by another name", "Without API keys the service answers to 127.0.0.1 and localhost "
+                     "alone: use one of them, or have the operator set serve.keys."),
     "slow-body": Kind(408, "The body did not arrive in time", "Send it at once, over a faster line, or a smaller one."),
     "conflict": Kind(409, "This would undo a guarantee", "Use another release name."),
     "too-large": Kind(413, "The body or photo is too large", "Shrink the photo to what GET /v1/policy allows."),

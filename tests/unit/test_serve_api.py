@@ -258,6 +258,18 @@ class TestKeys:
         assert client.get("/v1/budget?subject=alice", headers=headers).json()["subject"]["spent"] == 0
 
 
+class TestWithoutKeys:
+    def test_only_this_machines_own_names(self, settings: tuple[Config, dict[str, str]]) -> None:
+        """Else a web page could have its own name lead to 127.0.0.1, and read what this machine's user may."""
+        config = settings[0]
+        bare = config.model_copy(update={"serve": config.serve.model_copy(update={"keys": None})})
+        with served(bare, "bare") as client:
+            for host in ("127.0.0.1:8000", "localhost", "[::1]:8000"):
+                assert client.get("/v1/health/live", headers={"Host": host}).status_code == 200
+            for host in ("evil.example:8000", "127.0.0.1.evil.example", "", "192.0.2.1", "[oops"):
+                refused(client.get("/v1/health/live", headers={"Host": host}), 421)
+
+
 class TestRest:
     def test_attributes_are_not_stored(self, client: TestClient, photo: bytes) -> None:
         answer = client.post("/v1/attributes", content=photo)
