@@ -61,10 +61,10 @@ def examine(config: Config, bucket: str | None, endpoint_url: str | None) -> Ite
     from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    cloudpickle.register_pickle_by_value(probe)  # type: ignore[no-untyped-call]
+    cloudpickle.register_pickle_by_value(probe)
     try:
         asked = []
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         addresses = Counter(node["NodeManagerAddress"] for node in nodes)
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -90,7 +90,7 @@ def examine(config: Config, bucket: str | None, endpoint_url: str | None) -> Ite
                 name += f"/{node['NodeID'][:6]}"
             yield Machine(name, node["Resources"], found, error)
     finally:
-        cloudpickle.unregister_pickle_by_value(probe)  # type: ignore[no-untyped-call]
+        cloudpickle.unregister_pickle_by_value(probe)
 
 
 def judged(machine: Machine, here: dict[str, Any]) -> Iterator[Check]:

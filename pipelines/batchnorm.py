@@ -16,7 +16,8 @@ from torch import Tensor, nn
 def shared_batch_norms(net: nn.Module, device: torch.device) -> nn.Module:
     """The network with every batch norm replaced by one that shares its statistics; same names, same parameters."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        return synced
     for name, child in net.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             shared = SharedBatchNorm(
@@ -80,7 +81,7 @@ class _Normalise(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         own, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(

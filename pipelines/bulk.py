@@ -146,7 +146,7 @@ def _job(
     key = load_key(config.release.key_file)
     used = dict(sorted(anonymizer.weights.items()))
     form = f"{config.device}-{ {'bf16': 'bfloat16', 'fp32': 'float32'}[config.precision] }".replace(" ", "")
-    drop = {
+    drop: dict[str, bool | set[str]] = {
         "train": True,
         "scale": True,
         "serve": True,

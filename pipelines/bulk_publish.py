@@ -28,7 +28,7 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, " ".join(str(error).split())
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # type: ignore[untyped-decorator]
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Books:
     """The ledger's one writer, where the driver is: a file that many machines wrote would not be safe."""
 

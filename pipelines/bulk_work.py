@@ -29,7 +29,7 @@ class Listing(Datasource):
     """The chunks that are not done yet, with their objects' bytes; a row each."""
 
     def __init__(self, job: Job, segments: tuple[Segment, ...]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.job, self.segments = job, segments
 
     def estimate_inmemory_data_size(self) -> int | None:

@@ -105,7 +105,8 @@ class DeepSpeedEngine:
             return self.module.state_dict()
         from deepspeed.utils import safe_get_full_fp32_param
 
-        whole = {name: safe_get_full_fp32_param(p).view(p.ds_shape) for name, p in self.module.named_parameters()}
+        parameters: dict[str, Any] = dict(self.module.named_parameters())  # DeepSpeed adds to them
+        whole = {name: safe_get_full_fp32_param(p).view(p.ds_shape) for name, p in parameters.items()}
         return whole | dict(self.module.named_buffers())
 
     def _load_parameters(self, state: Mapping[str, Tensor]) -> None:
@@ -120,7 +121,7 @@ class DeepSpeedEngine:
 
     def _slot_names(self) -> list[str]:
         """What the optimizer keeps of every parameter (Adam: exp_avg, exp_avg_sq), once it has stepped."""
-        held = next(iter(self._optimizer.state.values()), {})
+        held: Mapping[str, Any] = next(iter(self._optimizer.state.values()), {})
         return [name for name, value in held.items() if torch.is_tensor(value) and value.ndim]
 
     def _make_slots(self, names: Sequence[str]) -> None:

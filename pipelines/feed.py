@@ -41,7 +41,8 @@ class Slice:
     def own(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which positions, counted over all epochs, are this worker's."""
         step, place = positions // self.batch, positions % self.batch
-        return (step >= self.first) & (step < self.steps) & (place % self.workers == self.rank)
+        mine: NDArray[np.bool_] = (step >= self.first) & (step < self.steps) & (place % self.workers == self.rank)
+        return mine
 
 
 def feed(source: Source, part: Slice, device: torch.device, failures: Any = None) -> Iterator[Batch]:
@@ -59,11 +60,11 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     context.execution_options.preserve_order = True
     # One epoch is read at a time: the next one's shards would only wait in memory.
     rows = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs)).map_batches(
-        _read, batch_size=1, compute=ray.data.TaskPoolStrategy(size=1),
+        _read, batch_size=1, compute=ray.data.TaskPoolStrategy(size=1),  # type: ignore[arg-type]
         fn_kwargs={"source": source, "part": part, "failures": failures},
     )  # fmt: skip
     faces = rows.map_batches(
-        _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
+        _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,  # type: ignore[arg-type]
         fn_kwargs={"source": source, "failures": failures},
     )  # fmt: skip
     batches = faces.iter_torch_batches(
@@ -114,8 +115,8 @@ def _collate(source: Source) -> Any:
         "landmarks": (np.float32, (68, 2)),
     }  # fmt: skip
 
-    class Collate(ArrowBatchCollateFn):  # type: ignore[misc]
-        def __call__(self, batch: pa.Table) -> dict[str, torch.Tensor]:
+    class Collate(ArrowBatchCollateFn):
+        def __call__(self, batch: pa.Table) -> dict[str, torch.Tensor]:  # type: ignore[override]
             return {name: _unpacked(batch[name], *kinds[name]) for name in batch.column_names}
 
     return Collate()
@@ -137,7 +138,7 @@ def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice, failu
 def _decode(encoded: pa.Table, source: Source, failures: Any) -> pa.Table:
     with _told(failures):
         table = source.decode(encoded)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "faces": table.faces_N3HW, "attributes": table.attributes_N40.view(np.uint8), "identities": table.identities_N,
     }  # fmt: skip
     if table.landmarks_N682 is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import ray
@@ -201,7 +201,7 @@ class Running(NamedTuple):
 
     def result(self) -> Universal:
         """The final state. Raises what the actors raised; ClusterError where the holder itself is lost."""
-        return _got(self.ended)
+        return cast(Universal, _got(self.ended))
 
 
 def compute_perturbation(
@@ -238,7 +238,7 @@ def start_workers(equip: Callable[[], Equipment], n: int) -> list[Any]:
         raise ClusterError(f"--workers: expected at least 1, got {n}")
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= n else 0
     kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS)(Worker)
-    workers = [kind.remote(equip) for _ in range(n)]
+    workers: list[Any] = [kind.remote(equip) for _ in range(n)]
     try:
         _got([worker.pid.remote() for worker in workers], START_S)
     except GetTimeoutError:
@@ -268,7 +268,7 @@ def start(plan: Plan, workers: list[Any], faces: list[Any], out: Path, run: dict
     Raises ClusterError where this cluster is already at one.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    kind = ray.remote(
+    kind = ray.remote(  # type: ignore[call-overload]
         num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, concurrency_groups={"questions": 1}
     )(Holder)
     kept = ray.put(faces)

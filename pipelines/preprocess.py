@@ -192,7 +192,7 @@ def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
     from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_items
 
     # Pickled here: Ray would first try to turn a shard into columns, and say that it cannot.
-    rows = from_items([{"shard": pickle.dumps(shard)} for shard in todo], override_num_blocks=len(todo))
+    rows: Any = from_items([{"shard": pickle.dumps(shard)} for shard in todo], override_num_blocks=len(todo))
     pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
     few = TaskPoolStrategy(size=-(-workers // 4))  # reading and writing wait for disks; more would only cost memory
     return (

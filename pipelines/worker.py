@@ -82,7 +82,9 @@ class _Worker:
     """One process of the run."""
 
     def __init__(self, job: Job) -> None:
-        context = ray.train.get_context()
+        from ray.train import get_context  # loaded already, where this runs
+
+        context = get_context()
         self.job, self.rank, self.workers = job, context.get_world_rank(), context.get_world_size()
         self.settings = job.config.train.over(job.kind.defaults)
         device, dtype = arithmetic(job.config.device, job.config.precision)

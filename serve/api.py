@@ -54,8 +54,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 PHOTO = problems(400, 401, 403, 408, 413, 415, 422, 429, 503, 504)
-RELEASED_AS = {200: {"description": "The released photo; its public evidence is in the headers Anonymousnet-*.",
-                     "content": {kind: {} for kind in ("image/jpeg", "image/png", "image/webp")}}}  # fmt: skip
+RELEASED_AS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The released photo; its public evidence is in the headers Anonymousnet-*.",
+          "content": {kind: {} for kind in ("image/jpeg", "image/png", "image/webp")}},
+}  # fmt: skip
 
 
 def router(service: "Service") -> APIRouter:
@@ -74,7 +76,8 @@ def router(service: "Service") -> APIRouter:
         await service.gate.admit(key)
         return key
 
-    anyone, worker = Annotated[ApiKey | None, Depends(key_of)], Annotated[ApiKey | None, Depends(admitted)]
+    anyone = Annotated[ApiKey | None, Depends(key_of)]
+    worker = Annotated[ApiKey | None, Depends(admitted)]
 
     @routes.post("/anonymize", openapi_extra=OPENAPI, responses={**RELEASED_AS, **PHOTO}, response_model=Released,
                  tags=["photos"])  # fmt: skip
@@ -118,7 +121,7 @@ def router(service: "Service") -> APIRouter:
     @routes.get("/jobs/{identity}", responses=problems(401, 404, 422, 503), response_model=Job, tags=["jobs"])
     async def job(identity: Annotated[str, Path(pattern="^[0-9a-f]{32}$")], key: anyone) -> dict[str, Any]:
         """How far a job is."""
-        return await service.jobs.state(identity, key and key.name)
+        return await service.jobs.state(identity, key.name if key else None)
 
     _operations(routes, service)
     return routes

@@ -94,8 +94,8 @@ def ask(query: Query, config: Config, key: ApiKey | None) -> Asked:
         asked = ObfuscateConfig.model_validate({**asked.model_dump(), "epsilon": most})
     return Asked(
         asked, strength, perturbation, _of(key, query.release or config.release.name),
-        None if query.subject is None else _of(key, query.subject), key and key.name, key and key.budget,
-        serve.deadline_s,
+        None if query.subject is None else _of(key, query.subject), key.name if key else None,
+        key.budget if key else None, serve.deadline_s,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def new_key(path: Path, name: str, **policy: float | int | None) -> str:
         raise ConfigError(f"there is a key '{name}' in {path}; take another name, or remove that one first")
     secret = f"an_{name}_{base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip('=')}"
     try:
-        keys[name] = ApiKey(name=name, sha256=hashlib.sha256(secret.encode()).hexdigest(), **policy)  # type: ignore[arg-type]
+        keys[name] = ApiKey(name=name, sha256=hashlib.sha256(secret.encode()).hexdigest(), **policy)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from ray.serve import metrics
 
-SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
-FACES = [1, 2, 4, 8, 16, 32, 64, 128]
+SECONDS: list[float] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+FACES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 class Metrics:
@@ -17,7 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         name = "anonymousnet_{}".format
-        self._requests = metrics.Counter(name("requests_total"), "Requests answered.", ("route", "status"))
+        self._requests = metrics.Counter(name("requests_total"), "Requests answered.", ("route", "status"))  # type: ignore[arg-type]
         self._seconds = metrics.Histogram(name("request_seconds"), "Time to an answer.", SECONDS, ("route",))
         self._stage = metrics.Histogram(name("stage_seconds"), "Time of a pass.", SECONDS, ("stage",))
         self._batch = metrics.Histogram(name("batch_faces"), "Faces in a pass.", FACES, ("stage",))

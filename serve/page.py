@@ -70,6 +70,6 @@ def _sample() -> bytes:
     from skimage.data import astronaut
 
     out = io.BytesIO()
-    photo = Image.fromarray(astronaut())  # type: ignore[no-untyped-call]
+    photo = Image.fromarray(astronaut())
     photo.save(out, "JPEG", quality=92)
     return out.getvalue()

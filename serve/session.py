@@ -57,7 +57,7 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
         raise ClusterError(f"the service did not start: {said}; Ray's logs say more") from error
     finally:
         if address is None:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+            serve.shutdown()
         else:
             serve.delete(NAME)  # the cluster may serve other things
         ray.shutdown()
