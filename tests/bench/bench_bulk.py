@@ -1,8 +1,9 @@
 """`anonymousnet anonymize` from bucket to bucket against the plain loop over the same photos, decoded beforehand.
 
-The peer is two processes of one thread each, which take chunks of 32 decoded photos from one queue and run the four
-stages and the audit's recogniser over them with the same batch size: no storage, no decoding, no encoding, no ledger.
-Ours does all of that, on the same two cores, which it also shares with the S3 server.
+The peers take chunks of 32 decoded photos and run the four stages and the audit's recogniser over them with the same
+batch size: no storage, no decoding, no encoding, no ledger. One is a process of two threads, as a script would be; the
+harder one two processes of one thread each, which share a queue. Ours does all of that, on the same two cores, which
+it also shares with the S3 server.
 """
 
 from __future__ import annotations
@@ -15,39 +16,55 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
 from tests.seaweed import KEYS, Seaweed
 
-PHOTOS, CHUNK, PROCESSES = 640, 32, 2
+PHOTOS, CHUNK, CORES = 960, 32, 2
 _anonymizer: Any = None
-"""Of a process of the peer."""
+"""Of a process of a peer."""
+
+
+class Speed(NamedTuple):
+    """How fast a way is."""
+
+    seconds: float
+    with_start: float
+    """Seconds, with the start and end of its processes."""
+    rate: float
+    """Photos per second once running."""
+    cpu: float
+    """CPU seconds per photo once running."""
 
 
 def main() -> None:
-    os.environ |= {**KEYS, "OMP_NUM_THREADS": "1"}  # for the peer's processes as for Ray's
+    os.environ |= {**KEYS, "OMP_NUM_THREADS": "1"}  # for the peers' processes as for Ray's
     photos = list(islice(_photos(), PHOTOS))
     with tempfile.TemporaryDirectory() as name:
         settings = (f"release.key_file={name}/key", f"release.ledger={name}/ledger")
-        loop, whole_loop, rate_loop, cost_loop = _plain_loop(photos, settings[:1])
+        peers = {
+            "one process of two threads": _plain_loop(photos, settings[:1], 1, CORES),
+            "two processes of one thread": _plain_loop(photos, settings[:1], CORES, 1),
+        }
         server = Seaweed(Path(name, "s3"))
         try:
             server.start().bucket("bench")
             for i, photo in enumerate(photos):
                 server.client.put_object(Bucket="bench", Key=f"in/{i:06}.jpg", Body=photo)
-            ours, whole, rate, cost, released = _bulk(server, settings)
+            ours, released = _bulk(server, settings)
         finally:
             server.kill()
-    print(f"plain loop    {PHOTOS / loop:6.2f} photos/s, {PHOTOS / whole_loop:6.2f} with the start of its processes")
-    print(f"anonymousnet  {PHOTOS / ours:6.2f} photos/s, {PHOTOS / whole:6.2f} with Ray's start and end")
-    print(f"once running  {rate_loop:6.2f} and {rate:6.2f} photos/s; CPU seconds per photo {cost_loop:.3f} and "
-          f"{cost:.3f}, the S3 server's among them")  # fmt: skip
-    print(f"ratio         {whole_loop / whole:6.2f} with every start, {whole_loop / ours:.2f} where Ray is up already; "
-          f"once running {rate / rate_loop:.2f}, of CPU time {cost_loop / cost:.2f}")  # fmt: skip
-    print(f"released      {released:6} of {PHOTOS}")
+    for way, speed in {**peers, "anonymousnet, with the S3 server's CPU time": ours}.items():
+        print(f"{speed.rate:6.2f} photos/s once running, {PHOTOS / speed.with_start:6.2f} with every start; "
+              f"CPU seconds a photo {speed.cpu:.3f}: {way}")  # fmt: skip
+    for way, peer in peers.items():
+        print(f"ratio {ours.rate / peer.rate:.2f} once running, {peer.seconds / ours.seconds:.2f} where Ray is up, "
+              f"{peer.with_start / ours.with_start:.2f} with every start; of CPU time {peer.cpu / ours.cpu:.2f}: "
+              f"{way}")  # fmt: skip
+    print(f"released {released} of {PHOTOS}")
 
 
 def _photos() -> Iterator[bytes]:
@@ -68,27 +85,30 @@ def _photos() -> Iterator[bytes]:
         yield out.getvalue()
 
 
-def _plain_loop(photos: list[bytes], settings: tuple[str, ...]) -> tuple[float, float, float, float]:
-    """Seconds, the same with the start of the processes, then photos per second and CPU seconds per photo."""
+def _plain_loop(photos: list[bytes], settings: tuple[str, ...], processes: int, threads: int) -> Speed:
     from anonymousnet.data.images import load_photo
 
     decoded = [load_photo(photo).rgb for photo in photos]
     context, started = multiprocessing.get_context("spawn"), time.monotonic()
-    ready = context.Barrier(PROCESSES + 1)
-    with context.Pool(PROCESSES, _load, (ready, settings)) as pool:
+    ready = context.Barrier(processes + 1)
+    with context.Pool(processes, _load, (ready, settings, threads)) as pool:
         ready.wait()
         begun = time.monotonic()
         chunks = [decoded[i : i + CHUNK] for i in range(0, len(decoded), CHUNK)]
         at = [(time.monotonic(), _cpu(), count) for count in pool.imap_unordered(_work, chunks)]
         ended = time.monotonic()
-    return ended - begun, ended - started, *_steady(at)
+    return Speed(ended - begun, ended - started, *_steady(at))
 
 
-def _load(ready: Barrier, settings: tuple[str, ...]) -> None:
+def _load(ready: Barrier, settings: tuple[str, ...], threads: int) -> None:
     global _anonymizer
+    import torch
+
     from anonymousnet.anonymizer import Anonymizer
     from anonymousnet.config import Config
 
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # the detector's
+    torch.set_num_threads(threads)
     _anonymizer = Anonymizer.load(Config.load(None, settings))
     ready.wait()
 
@@ -99,8 +119,8 @@ def _work(chunk: list[np.ndarray]) -> int:
     return len(list(protect(_anonymizer, ((photo, None) for photo in chunk))))
 
 
-def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, float, float, int]:
-    """As of the plain loop, and how many photos were released."""
+def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[Speed, int]:
+    """Ours, and how many photos were released."""
     from anonymousnet.config import Config
     from anonymousnet.pipelines.bulk import anonymize_bulk
     from anonymousnet.pipelines.session import ray_session
@@ -116,10 +136,10 @@ def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[float, float, flo
         begun = time.monotonic()
         done = anonymize_bulk(
             "s3://bench/in", "s3://bench/out", Config.load(None, settings), "s3://bench/audit",
-            endpoint_url=server.endpoint, workers=PROCESSES, progress=watched,
+            endpoint_url=server.endpoint, workers=CORES, progress=watched,
         )  # fmt: skip
         ended = time.monotonic()
-    return ended - begun, time.monotonic() - started, *_steady(at), done.released
+    return Speed(ended - begun, time.monotonic() - started, *_steady(at)), done.released
 
 
 def _cpu() -> float:

@@ -23,15 +23,16 @@ from anonymousnet.pipelines.session import ray_session
 from anonymousnet.pipelines.source import ALIGNED, read_source
 from anonymousnet.pipelines.storage import storage_of
 
-PHOTOS, SHARDS, PROCESSES = 4_500, 36, 2
-"""So many photos that starting is not what is measured: the data set has four times more."""
+SHARDS, PROCESSES = 36, 2
+RENDERED = 4_500
+"""Photos, where CelebA is not there: so many that starting is not what is measured."""
 
 
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the peer's processes as for Ray's
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _photos(folder / "photos")
+        photos = _photos(folder / "photos")
         peer = _plain_loop(folder / "photos", folder / "plain")
         started = time.monotonic()
         with ray_session():
@@ -40,22 +41,24 @@ def main() -> None:
             ours = time.monotonic() - begun
         whole = time.monotonic() - started
         same = _rows(folder / "plain") == _rows(folder / "ray")
-    print(f"anonymousnet  {PHOTOS / ours:6.1f} photos/s, {PHOTOS / whole:6.1f} with Ray's start and end")
-    print(f"plain loop    {PHOTOS / peer:6.1f} photos/s, {PROCESSES} processes, with their start")
+    print(f"anonymousnet  {photos / ours:6.1f} photos/s, {photos / whole:6.1f} with Ray's start and end")
+    print(f"plain loop    {photos / peer:6.1f} photos/s, {PROCESSES} processes, with their start")
     print(f"ratio         {peer / ours:6.2f}, {peer / whole:.2f} with Ray's start and end; same faces: {same}")
 
 
-def _photos(folder: Path) -> None:
-    """Faces of CelebA where it is, else rendered ones, as a plain folder."""
+def _photos(folder: Path) -> int:
+    """How many there are: all faces of CelebA where it is, else rendered ones, as a plain folder."""
     folder.mkdir()
     celeba = os.environ.get("ANONYMOUSNET_CELEBA")
     if celeba:
-        for path in sorted(Path(celeba, ALIGNED).iterdir())[:PHOTOS]:
+        found = sorted(Path(celeba, ALIGNED).iterdir())
+        for path in found:
             (folder / path.name).write_bytes(path.read_bytes())
-        return
+        return len(found)
     images = synthetic_dataset(60, 178, 30, 0)[0]
-    for i in range(PHOTOS):
+    for i in range(RENDERED):
         Image.fromarray(images[i % len(images)]).save(folder / f"{i:06}.jpg", quality=90)
+    return RENDERED
 
 
 def _plain_loop(photos: Path, out: Path) -> float:
