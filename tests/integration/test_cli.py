@@ -134,3 +134,11 @@ def test_a_population_of_one_s_own_is_counted_and_used(
     assert json.loads(done.stdout)["released"] == 1
     missing = run("anonymize", photos, tmp_path / "x", *sets([*small_weights, "obfuscate.population=/nowhere"]))
     assert (missing.exit_code, len(missing.stderr.strip().splitlines())) == (2, 1)
+    groups = tmp_path / "groups.yaml"
+    groups.write_text("look: [Attractive, Male, Young]\nhead: [Bald, Wearing_Hat]\n")
+    drawn = json.loads(run("population", table, out, "--groups", groups, "--json").stdout)["groups"]
+    assert [group for group in drawn if len(group) > 1] == [["Attractive", "Male", "Young"], ["Bald", "Wearing_Hat"]]
+    for wrong in ("look: Male", "- Male", "look: [Male, Moustache]", "a: [Male]\nb: [Male]", "{"):
+        groups.write_text(wrong)
+        refused = run("population", table, out, "--groups", groups)
+        assert (refused.exit_code, len(refused.stderr.strip().splitlines())) == (2, 1)
