@@ -101,10 +101,10 @@ class _Normalise(torch.autograd.Function):
         gain = scale if weight is None else scale * weight
         slope = -gain * scale * over_weight
         offset = -gain * over_bias - slope * mean
-        shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
-        through = torch.addcmul(offset.to(x.dtype).view(shape), x, slope.to(x.dtype).view(shape))
+        # Batch norm of mean 0 and variance 1 is just this, and twice as fast as `addcmul`.
+        through = F.batch_norm(x, torch.zeros_like(mean), torch.ones_like(var), slope, offset, False, 0.0, 0.0)
         grads = (by_weight, by_bias) if weight is not None else (None, None)
-        return own + through, *grads, None, None, None, None
+        return own.add_(through), *grads, None, None, None, None
 
 
 def _format(x: Tensor) -> torch.memory_format:
