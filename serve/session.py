@@ -23,6 +23,7 @@ PROCESSES = {
     # every call saves two changes of thread.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",  # by value from the proxy on: 3 ms less a request, and no body in shared memory
 }
 """Environment of the service's processes."""
 

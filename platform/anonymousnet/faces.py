@@ -130,7 +130,8 @@ class _Packed(NamedTuple):
 
 def _packed(tensor: Tensor) -> _Packed:
     """A tensor that is one value, expanded, travels as that value."""
-    alike = tensor.numel() > 0 and not any(tensor.stride())
+    # A dimension of one element keeps the stride it had.
+    alike = tensor.numel() > 0 and not any(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
     return _Packed((tensor.as_strided((1,), (1,)) if alike else tensor).numpy(), tuple(tensor.shape))
 
 

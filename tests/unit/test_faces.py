@@ -98,3 +98,16 @@ def test_pickling_keeps_every_value() -> None:
         assert torch.equal(getattr(after, name), getattr(before, name))
     assert (after.draw_keys, after.public, after.source_B3HW) == (before.draw_keys, before.public, None)
     after.context_B3HW.add_(1)  # and it can be written to
+
+
+@pytest.mark.parametrize("faces", [1, 3])
+def test_one_value_expanded_travels_as_one_value(faces: int) -> None:
+    import pickle
+
+    before = batch(faces)
+    b, _, h, w = before.context_B3HW.shape
+    blank = torch.zeros(1, 1, 1, 1)
+    before = before.with_(context_B3HW=blank.expand(b, 3, h, w), region_B1HW=blank.expand(b, 1, h, w))
+    sent = pickle.dumps(before)
+    assert len(sent) < 4 * h * w
+    assert pickle.loads(sent).context_B3HW.shape == (b, 3, h, w)
