@@ -91,12 +91,14 @@ def _trainer(job: Job, scale: ScaleConfig) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from anonymousnet.pipelines.gloo import GlooConfig
+
     gpu = scale.gpus_per_worker > 0
     resources = {"CPU": 1.0, **({"GPU": scale.gpus_per_worker} if gpu else {})}
     # Checkpoints are our own, in OUT: what Ray Train keeps of a run is of no use afterwards.
     scratch = tempfile.mkdtemp(prefix="anonymousnet-train-")
     return TorchTrainer(
-        work, train_loop_config={"job": job}, torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        work, train_loop_config={"job": job}, torch_config=TorchConfig(backend="nccl") if gpu else GlooConfig(),
         scaling_config=ScalingConfig(
             num_workers=scale.workers or 1, use_gpu=gpu, resources_per_worker=resources,
             placement_strategy="SPREAD" if scale.nodes > 1 else "PACK",

@@ -32,7 +32,8 @@ def main() -> None:
         prepare(data)
         wheel = _wheel(data / "dist")
         os.environ.pop("PYTHONPATH", None)
-        with Bed(dashboard=True) as bed:
+        # Ray installs the wheel with pip: without this, torch and Ray themselves anew, from the network.
+        with Bed(dashboard=True, PIP_NO_DEPS="1") as bed:
             ended = [_submit(bed, kind(data), wheel, data / kind.name) for kind in (Bulk, Train)]
     sys.exit(0 if all(ended) else 1)
 
