@@ -265,7 +265,7 @@ def test_every_control_has_a_name_and_every_page_its_landmarks(page: Browser, ad
     ).map((e) => e.outerHTML)"""
     for path in ("", "turing", "turing/results"):
         page.open(f"{address}/{path}")
-        assert page.js(unnamed) == []
+        page.until(lambda: page.js(unnamed) == [], f"a name for every control of /{path}")
         assert page.js("return document.querySelectorAll('main').length") == 1
         assert page.js("return document.querySelectorAll('h1').length") >= 1
         assert page.js("return document.documentElement.lang") == "en"
