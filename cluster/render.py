@@ -84,6 +84,8 @@ def write(files: dict[str, str], out: Path) -> None:
 
 
 def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
+    from anonymousnet.serve.session import PROCESSES
+
     kind, other = ("cuda", "gpu") if size.gpus else ("cpu", "cpu")
     hosts = choices.hosts or tuple(f"192.0.2.{i + 1}" for i in range(size.nodes + 1))  # addresses for examples
     if len(hosts) != size.nodes + 1:
@@ -106,6 +108,7 @@ def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
         "groups_of": partial(_groups, size, config, cpu_nodes),
         "bulk_workers": size.nodes * (size.gpus or size.cpus - 2),
         "serve_port": config.serve.port, "serve_config": serve_config(config),
+        "serve_processes": {name: value for name, value in PROCESSES.items() if name.startswith("RAY_")},
     }  # fmt: skip
 
 

@@ -212,8 +212,7 @@ def _run(
     context.enable_progress_bars = context.print_on_execution_start = False
     context.raise_original_map_exception = True  # Ray's own wrapping forgets ours on its way here
     context.target_max_block_size = 1  # a chunk is a block of its own, and so a task of its own
-    with ray_session(address), DataContext.current(context), warnings.catch_warnings():
-        _heed_sigterm()  # Ray has come with a handler of its own
+    with ray_session(address) as again, DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
@@ -228,7 +227,7 @@ def _run(
             for row in rows.iter_batches(batch_size=None, prefetch_batches=0):
                 yield {key: int(sum(values)) for key, values in row.items()}
 
-        yield from persistently(start, TRIES)
+        yield from persistently(start, TRIES, again)
 
 
 def _books(job: Job) -> Any:

@@ -1,12 +1,14 @@
 """Ray Data feeds a training worker: shards -> its rows of every batch, in the order of the plain loop -> tensors.
 
 The order is `training.data.windows`: it depends on seed and epoch alone, so any number of workers sees the same
-batches. Each worker runs a stream of its own. It reads every shard's bytes but decodes only its own rows: decoding is
-what costs.
+batches. Each worker runs a stream of its own, on its own machine. It reads every shard's bytes but decodes only its own
+rows: decoding is what costs. What reads and decodes are actors that live as long as the stream: a machine whose disk is
+full cannot start another process.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from anonymousnet.training.data import Batch, windows
 from anonymousnet.training.source import Source
 
 CHUNK = 256
-"""Faces decoded by one task."""
+"""Faces decoded at once."""
+DECODERS = 4
+"""Processes that decode for one worker, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,26 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     what reading raised: DataError, StorageError.
     """
     import ray
+    from ray.data import ActorPoolStrategy
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # Its log is a file in Ray's folder: on a full disk, closing it would end the run.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     n = source.contents.faces
     epochs = range(part.first * part.batch // n, (part.steps * part.batch - 1) // n + 1)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # No CPU is kept for them: they would hold it for the whole run, and validation would wait for ever.
+    beside: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
     # One epoch is read at a time: the next one's shards would only wait in memory.
     rows = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs)).map_batches(
-        _read, batch_size=1, compute=ray.data.TaskPoolStrategy(size=1),  # type: ignore[arg-type]
-        fn_kwargs={"source": source, "part": part, "failures": failures},
-    )  # fmt: skip
+        _Read, batch_size=1, compute=ActorPoolStrategy(size=1), fn_constructor_args=(source, part, failures), **beside
+    )
     faces = rows.map_batches(
-        _decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,  # type: ignore[arg-type]
-        fn_kwargs={"source": source, "failures": failures},
+        _Decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
+        compute=ActorPoolStrategy(min_size=1, max_size=DECODERS), fn_constructor_args=(source, failures), **beside,
     )  # fmt: skip
     batches = faces.iter_torch_batches(
         batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True, collate_fn=_collate(source)
@@ -122,28 +132,40 @@ def _collate(source: Source) -> Any:
     return Collate()
 
 
-def _read(item: dict[str, NDArray[np.int64]], source: Source, part: Slice, failures: Any) -> Iterator[pa.Table]:
-    """One epoch's rows of this worker, encoded, a few at a time."""
-    (epoch,) = item["epoch"]
-    start = int(epoch) * source.contents.faces
-    for window in windows(part.seed, int(epoch), source.sizes):
-        own = window[part.own(np.arange(start, start + len(window)))]
-        start += len(window)
-        if len(own):
-            with _told(failures):
-                encoded = source.read(own)
-            yield from (encoded.slice(i, CHUNK) for i in range(0, len(encoded), CHUNK))
+class _Read:
+    """An epoch's rows of this worker, encoded, a few at a time."""
+
+    def __init__(self, source: Source, part: Slice, failures: Any) -> None:
+        self.source, self.part, self.failures = source, part, failures
+
+    def __call__(self, item: dict[str, NDArray[np.int64]]) -> Iterator[pa.Table]:
+        (epoch,) = item["epoch"]
+        start = int(epoch) * self.source.contents.faces
+        for window in windows(self.part.seed, int(epoch), self.source.sizes):
+            own = window[self.part.own(np.arange(start, start + len(window)))]
+            start += len(window)
+            if len(own):
+                with _told(self.failures):
+                    encoded = self.source.read(own)
+                yield from (encoded.slice(i, CHUNK) for i in range(0, len(encoded), CHUNK))
 
 
-def _decode(encoded: pa.Table, source: Source, failures: Any) -> pa.Table:
-    with _told(failures):
-        table = source.decode(encoded)
-    columns: dict[str, NDArray[Any]] = {
-        "faces": table.faces_N3HW, "attributes": table.attributes_N40.view(np.uint8), "identities": table.identities_N,
-    }  # fmt: skip
-    if table.landmarks_N682 is not None:
-        columns["landmarks"] = table.landmarks_N682
-    return pa.table({name: _packed(values) for name, values in columns.items()})
+class _Decode:
+    """Encoded rows to arrays, as columns of bytes."""
+
+    def __init__(self, source: Source, failures: Any) -> None:
+        self.source, self.failures = source, failures
+
+    def __call__(self, encoded: pa.Table) -> pa.Table:
+        with _told(self.failures):
+            table = self.source.decode(encoded)
+        columns: dict[str, NDArray[Any]] = {
+            "faces": table.faces_N3HW, "attributes": table.attributes_N40.view(np.uint8),
+            "identities": table.identities_N,
+        }  # fmt: skip
+        if table.landmarks_N682 is not None:
+            columns["landmarks"] = table.landmarks_N682
+        return pa.table({name: _packed(values) for name, values in columns.items()})
 
 
 def _packed(values: NDArray[Any]) -> pa.Array:

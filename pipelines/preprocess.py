@@ -25,7 +25,7 @@ from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import ConfigError, StorageError
-from anonymousnet.pipelines.session import persistently, ray_session, software
+from anonymousnet.pipelines.session import Again, persistently, ray_session, software
 from anonymousnet.pipelines.source import ALIGNED, Labels, Source, read_source
 from anonymousnet.pipelines.storage import Storage, storage_of
 
@@ -104,8 +104,8 @@ def preprocess(
     if todo:  # said before the work begins, which also tells whether `dst` can be written to at all
         job.target.put("README.md", f"Unfinished: run the same `{_MARK}` again, and it goes on.\n".encode())
         photos = sum(len(shard.labels.names) for shard in todo)
-        with ray_session(address):
-            for one in progress(_run(job, todo, address), photos):
+        with ray_session(address) as again:
+            for one in progress(_run(job, todo, address, again), photos):
                 finished[one.file] = one
     card = store.make_card(job.hash, src, source.layout, face_px, settings, [finished[one.file] for one in plan])
     job.target.put("README.md", store.card_page(card).encode())
@@ -162,7 +162,7 @@ def _finished(job: Job, plan: list[Shard]) -> Iterator[ShardSummary]:
         yield from pool.map(look, [shard for shard in plan if shard.file in there])
 
 
-def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSummary]:
+def _run(job: Job, todo: list[Shard], address: str | None, again: Again) -> Iterator[ShardSummary]:
     """Make shards on Ray and yield each once it is written, in any order."""
     import ray
     from ray.data import DataContext
@@ -184,7 +184,7 @@ def _run(job: Job, todo: list[Shard], address: str | None) -> Iterator[ShardSumm
                 done.add(one.file)
                 yield one
 
-        yield from persistently(start, TRIES)
+        yield from persistently(start, TRIES, again)
 
 
 def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:

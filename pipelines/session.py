@@ -4,35 +4,56 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import TypeVar, cast
 
 import ray
 
 from anonymousnet.errors import AnonymousNetError, ClusterError
 
 T = TypeVar("T")
+Again = Callable[[], None] | None
 LOGICAL_CPUS = 8
 """A local Ray is given at least this many: a pipeline's operators each hold one, and with fewer they wait for ever."""
 OBJECT_STORE = 1 << 30
 """Bytes of shared memory that a local Ray may take."""
 KNOCK_S = 10.0
 """Seconds in which a cluster's port must answer."""
+SILENT_S = 45.0
+"""So long after a machine was lost a job may be silent."""
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None) -> Iterator[Again]:
     """Be connected to Ray: one that is already there in this process, the cluster at `address`, or (None) a local one,
-    on loopback, that ends with the block. Raises ClusterError when nothing answers at `address`.
+    on loopback, that ends with the block. Yields what leaves it, with all that runs for us there, and joins it anew; or
+    None, where it is not ours to leave. Raises ClusterError when nothing answers at `address`.
     """
     if ray.is_initialized():
-        yield
+        yield None
         return
+
+    def again() -> None:
+        ray.shutdown()
+        _join(address)
+
+    _join(address)
+    try:
+        yield again
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str | None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program (15)
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -49,10 +70,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             remedy = "try again when it is less busy"
         said = " ".join(str(error).split())
         raise ClusterError(f"no Ray answers at {address or 'this machine'}: {said}; {remedy}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    if callable(on_sigterm):  # Ray has come with a handler of its own
+        with suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _knock(address: str) -> None:
@@ -78,26 +98,78 @@ def cause_of(error: BaseException, tries: int) -> AnonymousNetError:
     return ClusterError(f"Ray gave up: {said}; what is finished is kept, run the same command again")
 
 
-def persistently(start: Callable[[], Iterator[T]], tries: int) -> Iterator[T]:
+def persistently(start: Callable[[], Iterator[T]], tries: int, again: Again = None) -> Iterator[T]:
     """What `start()` yields; where processes are lost it is called again, as long as something came in between.
 
-    Calls to a machine that is gone fail, and use up their retries, before Ray notices that it is gone. Raises what
-    `cause_of` makes of all other errors.
+    Calls to a machine that is gone fail, and use up their retries, before Ray notices that it is gone. Now and then
+    they do not even fail: when a machine is lost and then nothing comes for SILENT_S, `again` (of `ray_session`) is
+    called first. Raises what `cause_of` makes of all other errors.
     """
-    from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, WorkerCrashedError
+    from ray import exceptions as ray
 
+    losses = (
+        ray.NodeDiedError, ray.ObjectLostError, ray.RayActorError, ray.WorkerCrashedError, _Hung,
+        ray.StreamingGeneratorReplayInconsistentError,  # a repeated task found its work done and had less to say
+    )  # fmt: skip
     finished = True
     while finished:
         finished = False
         try:
-            for one in start():
+            for one in _attended(start, again):
                 finished = True
                 yield one
             return
-        except RayError as error:
-            lost = isinstance(error, RayActorError | NodeDiedError | ObjectLostError | WorkerCrashedError)
-            if not (finished and lost):
+        except (ray.RayError, _Hung) as error:
+            if not (finished and isinstance(error, losses)):
                 raise cause_of(error, tries) from error
+            if again is not None and isinstance(error, _Hung):
+                again()
+
+
+class _Hung(Exception):
+    """A machine was lost, and since then nothing has come."""
+
+
+def _attended(start: Callable[[], Iterator[T]], again: Again) -> Iterator[T]:
+    """What `start()` yields, asked for in a thread of its own, which can be left waiting. Raises _Hung."""
+    if again is None:
+        yield from start()
+        return
+    came: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    over = threading.Event()
+
+    def ask() -> None:
+        try:
+            for one in start():
+                came.put((one, None))
+                if over.is_set():
+                    return
+            came.put((None, StopIteration()))
+        except BaseException as error:
+            came.put((None, error))
+
+    before = _machines()
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        while True:
+            try:
+                one, error = came.get(timeout=SILENT_S)
+            except Empty:
+                if before <= _machines():
+                    continue
+                raise _Hung(f"a machine was lost, and nothing came for {SILENT_S:.0f} s") from None
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield cast(T, one)
+    finally:
+        over.set()
+
+
+def _machines() -> set[str]:
+    """Who is alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def software() -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from anonymousnet import draw
@@ -122,14 +123,14 @@ class _Worker:
             return
         with Record(out, first) as record:
             self._steps(first, steps, record, run)
-            scores = record.scores(steps, *ray.get(self._validation()))
+            scores = record.scores(steps, *self._validation().scores())
         nets = self._averaged()
         self.task.export(nets, out / "weights", {**run, "scores": scores})
         job.home.push()
         self._tell(step=steps, scores=scores)
 
     def _steps(self, first: int, steps: int, record: Record | None, run: Mapping[str, Any]) -> None:
-        batch, seed, pending = self.settings.batch or 2, self.job.config.seed, dict[int, Any]()
+        batch, seed, pending = self.settings.batch or 2, self.job.config.seed, dict[int, _Validation]()
         part = Slice(seed, batch, first, steps, self.rank, self.workers)
         stream = feed(self.job.data, part, self.where[0], self.job.progress)
         with draw.share(self.rank, self.workers):
@@ -170,22 +171,46 @@ class _Worker:
             net.eval().requires_grad_(False)
         return nets
 
-    def _validation(self) -> Any:
+    def _validation(self) -> _Validation:
         job = self.job
         states = {name: engine.averaged() for name, engine in self.engines.items()}
-        numpy = {name: {k: v.cpu().numpy() for k, v in state.items()} for name, state in states.items()}
-        return _validate.remote(job.kind, job.config, job.data.contents, job.held_out, numpy)
+        numpy = {name: {k: v.cpu().numpy().copy() for k, v in state.items()} for name, state in states.items()}
+        return _Validation((job.kind, job.config, job.data.contents, job.held_out, numpy))
 
     def _tell(self, **what: Any) -> None:
         """Every worker's process number is told, and who is first tells the rest."""
         self.job.progress.tell.remote(**(what if self.rank == 0 else {}), **{f"pid{self.rank}": os.getpid()})
 
 
-@ray.remote(num_cpus=1, max_retries=1)
-def _validate(
+Scores = tuple[dict[str, float], Tensor | None]
+
+
+class _Validation:
+    """Scores of averaged weights, found by a process of their own while the run goes on; where it cannot be had, such
+    as on a machine whose disk is full, by this one in the end."""
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self._arguments, self._answer = arguments, ray.remote(num_cpus=1, max_retries=1)(_score).remote(*arguments)
+
+    def ready(self) -> bool:
+        """Whether `scores` has not to wait for the process."""
+        return bool(ray.wait([self._answer], timeout=0)[0])
+
+    def scores(self) -> Scores:
+        """The scores. Raises what scoring raised."""
+        try:
+            scores: Scores = ray.get(self._answer)
+            return scores
+        except RayTaskError:
+            raise
+        except RayError:
+            with draw.share(0, 1):  # all rows are its own
+                return _score(*self._arguments)
+
+
+def _score(
     kind: type[Task], config: Config, contents: Any, held_out: Source, states: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, float], Tensor | None]:
-    """Score averaged weights in a process of its own."""
+) -> Scores:
     task = kind(config.train.over(kind.defaults), contents)
     nets = task.networks()
     for name, net in nets.items():
@@ -196,8 +221,8 @@ def _validate(
     return validate(task, nets, table.take(np.arange(min(HELD_OUT, len(table)))), where)
 
 
-def _collect(pending: dict[int, Any], record: Record | None, wait: bool = False) -> None:
+def _collect(pending: dict[int, _Validation], record: Record | None, wait: bool = False) -> None:
     """Write down the validations that are done."""
-    for step, answer in list(pending.items()):
-        if record and (wait or ray.wait([answer], timeout=0)[0]):
-            record.scores(step, *ray.get(pending.pop(step)))
+    for step, validation in list(pending.items()):
+        if record and (wait or validation.ready()):
+            record.scores(step, *pending.pop(step).scores())

@@ -24,6 +24,7 @@ PROCESSES = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_PROXY_USE_GRPC": "1",  # by value from the proxy on: 3 ms less a request, and no body in shared memory
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "anonymousnet.serve.again:middlewares",
 }
 """Environment of the service's processes."""
 

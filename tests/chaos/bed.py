@@ -216,10 +216,8 @@ class Bed:
             memory,
         )  # fmt: skip
         join = [f"--address={self.address}"]
-        self.desk = Machine(self, "desk", 2, [*join, "--num-cpus=0"])
-        self.workers = [
-            Machine(self, f"worker{i + 1}", 11 + i, [*join, f"--num-cpus={cpus}"]) for i in range(workers)
-        ]
+        self.desk = Machine(self, "desk", 2, [*join, "--num-cpus=0", '--resources={"desk": 1}'])
+        self.workers = [Machine(self, f"worker{i + 1}", 11 + i, [*join, f"--num-cpus={cpus}"]) for i in range(workers)]
         self._over = threading.Event()
         self.supervising = threading.Thread(target=self._supervise, daemon=True)
 

@@ -143,7 +143,8 @@ class Serve(Job):
     name, units = "serve", 400
 
     def process(self, out: Path, address: str) -> list[str]:
-        return [sys.executable, "-m", "tests.chaos.load", *self.command(out, address)]
+        root = Path(__file__).parents[2]  # a machine's processes start elsewhere
+        return ["env", f"PYTHONPATH={root}", sys.executable, "-m", "tests.chaos.load", *self.command(out, address)]
 
     def command(self, out: Path, address: str) -> list[str]:
         stages = ("ingress", "align", "predict", "obfuscate", "synthesize", "perturb")
