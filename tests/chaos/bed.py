@@ -64,6 +64,8 @@ class Machine:
     """Ray, once it is started."""
     first: subprocess.Popen[bytes] | None = None
     """Who holds the machine's namespaces; without it, nothing lives there."""
+    power: threading.RLock = field(default_factory=threading.RLock)
+    """Held by whoever switches it on or off."""
 
     @property
     def address(self) -> str:
@@ -148,15 +150,16 @@ class Machine:
 
     def kill(self) -> None:
         """A power cut: every process at once, and what was on the disk is gone."""
-        if self.first is not None:
-            self.first.kill()  # and with it, by --kill-child, all the others
-            self.first.wait()
-        for _ in range(100):
-            if not self.pids():
-                break
-            time.sleep(0.1)
-        for path in self.disk.glob("*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with self.power:
+            if self.first is not None:
+                self.first.kill()  # and with it, by --kill-child, all the others
+                self.first.wait()
+            for _ in range(100):
+                if not self.pids():
+                    break
+                time.sleep(0.1)
+            for path in self.disk.glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def cut(self) -> None:
         """Pull its network cable."""
@@ -304,8 +307,9 @@ class Bed:
                 if machine.process is not None and machine.process.poll() is not None:
                     if self._over.wait(BACK_AFTER_S):
                         return
-                    machine.kill()
-                    machine.start()
+                    with machine.power:
+                        machine.kill()
+                        machine.start()
 
 
 def _run(command: str) -> str:
