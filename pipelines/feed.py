@@ -67,8 +67,9 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # No CPU is kept for them: they would hold it for the whole run, and validation would wait for ever.
-    beside: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
+    # No CPU is kept for them: they would hold it for the whole run, and validation would wait for ever. When one dies,
+    # the worker does and comes back: a head that restarts stumbles over ended actors that could (Ray 2.60).
+    beside: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": 0, "max_task_retries": 0}
     # One epoch is read at a time: the next one's shards would only wait in memory.
     rows = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs)).map_batches(
         _Read, batch_size=1, compute=ActorPoolStrategy(size=1), fn_constructor_args=(source, part, failures), **beside

@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
 import ray
+from ray._private import auto_init_hook
 
 from anonymousnet.errors import AnonymousNetError, ClusterError
 
@@ -25,7 +26,7 @@ OBJECT_STORE = 1 << 30
 """Bytes of shared memory that a local Ray may take."""
 KNOCK_S = 10.0
 """Seconds in which a cluster's port must answer."""
-SILENT_S = 45.0
+SILENT_S = 60.0
 """So long after a machine was lost a job may be silent."""
 
 
@@ -53,6 +54,8 @@ def ray_session(address: str | None = None) -> Iterator[Again]:
 def _join(address: str | None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program (15)
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
+    # A thread that is left behind would start a Ray of its own. RAY_ENABLE_AUTO_CONNECT is read when Ray is imported.
+    auto_init_hook.enable_auto_connect = False
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
@@ -108,7 +111,7 @@ def persistently(start: Callable[[], Iterator[T]], tries: int, again: Again = No
     from ray import exceptions as ray
 
     losses = (
-        ray.NodeDiedError, ray.ObjectLostError, ray.RayActorError, ray.WorkerCrashedError, _Hung,
+        ray.NodeDiedError, ray.ObjectLostError, ray.RayActorError, ray.WorkerCrashedError,
         ray.StreamingGeneratorReplayInconsistentError,  # a repeated task found its work done and had less to say
     )  # fmt: skip
     finished = True
@@ -120,10 +123,11 @@ def persistently(start: Callable[[], Iterator[T]], tries: int, again: Again = No
                 yield one
             return
         except (ray.RayError, _Hung) as error:
-            if not (finished and isinstance(error, losses)):
-                raise cause_of(error, tries) from error
-            if again is not None and isinstance(error, _Hung):
+            if again is not None and isinstance(error, _Hung):  # each takes the loss of another machine
                 again()
+                finished = True
+            elif not (finished and isinstance(error, losses)):
+                raise cause_of(error, tries) from error
 
 
 class _Hung(Exception):

@@ -37,7 +37,7 @@ def test_a_job_whose_machines_are_lost_goes_on_while_it_gets_anywhere() -> None:
 
 
 def test_a_job_that_hangs_after_a_machine_was_lost_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    machines = [{"a", "b"}, {"a", "b"}, {"a", "b", "c"}, {"a", "c"}, {"a", "c"}]
+    machines = [{"a", "b"}, {"a", "b"}, {"a", "b", "c"}, {"a", "c"}, {"a", "c"}, {"a"}, {"a"}]
     monkeypatch.setattr(session, "SILENT_S", 0.05)
     monkeypatch.setattr(session, "_machines", lambda: machines.pop(0))
     never, joined = threading.Event(), list[int]()
@@ -46,9 +46,13 @@ def test_a_job_that_hangs_after_a_machine_was_lost_is_begun_anew(monkeypatch: py
         yield 1
         never.wait(20)
 
-    lives = [hung(), iter_then([2, 3], None)]
+    def hung_at_once() -> Iterator[int]:
+        never.wait(20)
+        yield 0
+
+    lives = [hung(), hung_at_once(), iter_then([2, 3], None)]
     assert list(persistently(lambda: lives.pop(0), 3, lambda: joined.append(1))) == [1, 2, 3]
-    assert (joined, machines) == ([1], [])
+    assert (joined, machines) == ([1, 1], [])
     never.set()
 
 
