@@ -180,11 +180,11 @@ def _run(job: Job, todo: list[Shard], address: str | None, again: Again) -> Iter
 
         def start() -> Iterator[ShardSummary]:
             for row in _pipeline(job, [shard for shard in todo if shard.file not in done], workers).iter_rows():
-                one = ShardSummary(**json.loads(row["summary"]))
-                done.add(one.file)
-                yield one
+                yield ShardSummary(**json.loads(row["summary"]))
 
-        yield from persistently(start, TRIES, again)
+        for one in persistently(start, TRIES, again):
+            done.add(one.file)  # here: what a start that was given up still finds is not told, and so not done
+            yield one
 
 
 def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:

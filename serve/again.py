@@ -45,28 +45,33 @@ class Again:
             try:
                 await self.app(dict(scope), attempt.receive, attempt.send)
             except Exception:
-                if last or attempt.begun:
+                if last or attempt.over:
                     raise
             else:
-                if last or attempt.begun:
+                if last or attempt.over:
                     return
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
 
 
 class _Attempt:
-    """One pass of a request through the proxy; `begun`: its answer is under way to the client."""
+    """One pass of a request through the proxy."""
 
     def __init__(self, read: list[Message], receive: Receive, send: Send, last: bool) -> None:
         self._read, self._receive, self._send, self._last = read, receive, send, last
         self._next = 0
-        self.begun, self._failed = False, False
+        self._begun, self._failed = False, False
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer is under way to the client, or the client has gone."""
+        return self._begun or any(message["type"] == "http.disconnect" for message in self._read)
 
     async def receive(self) -> Message:
         """The request from its beginning: what an earlier attempt had read, then the rest."""
         if self._next == len(self._read):
             message = await self._receive()
-            if self.begun:
+            if self._begun:
                 return message
             self._read.append(message)
         self._next += 1
@@ -77,7 +82,7 @@ class _Attempt:
         if message["type"] == "http.response.start":
             self._failed = not self._last and _died(message)
             if not self._failed:
-                self.begun = True
+                self._begun = True
                 self._read.clear()
                 self._next = 0
         if not self._failed:
@@ -85,7 +90,10 @@ class _Attempt:
 
 
 def _repeatable(scope: Scope) -> bool:
-    return scope["method"] in ("GET", "HEAD") or scope["path"].startswith(REPEATABLE)
+    """The proxy's own health (/-/) is not asked again: what it says now is what load balancers want to know."""
+    if scope["method"] in ("GET", "HEAD"):
+        return not scope["path"].startswith("/-/")
+    return bool(scope["path"].startswith(REPEATABLE))
 
 
 def _died(start: Message) -> bool:

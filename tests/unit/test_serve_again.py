@@ -71,6 +71,10 @@ def test_what_may_not_be_done_twice_is_not() -> None:
     assert asked([died, fine], method="GET", path="/v1/jobs")[0].status_code == 200
 
 
+def test_a_proxy_that_says_it_is_unhealthy_is_believed() -> None:
+    assert asked([lambda _: PlainTextResponse("draining", 503), fine], method="GET", path="/-/healthz")[1] == 1
+
+
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(again, "PATIENCE_S", 0.05)
     answer, left = asked([died] * 50)
@@ -95,6 +99,26 @@ def test_a_proxy_that_says_nothing_is_asked_again() -> None:
 
     asyncio.run(again.Again(app)({"type": "http", "method": "GET", "path": "/"}, receive, send))
     assert (sent, silences) == (["http.response.start"], [])
+
+
+def test_nobody_works_for_a_client_that_has_gone() -> None:
+    calls = list[int]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        calls.append(1)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    messages = [{"type": "http.request", "body": b"photo", "more_body": False}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    asyncio.run(again.Again(app)({"type": "http", "method": "POST", "path": "/v1/anonymize"}, receive, send))
+    assert calls == [1]
 
 
 def test_an_answer_that_had_begun_is_not_begun_anew() -> None:
