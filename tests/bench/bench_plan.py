@@ -6,14 +6,15 @@ import os
 import tempfile
 from pathlib import Path
 
-from anonymousnet.cluster.plan import Phase, make_plan
+from anonymousnet.cluster.plan import Phase, make_plan, rates
 from anonymousnet.cluster.sizes import Size, fitted
 from anonymousnet.config import Config
 from anonymousnet.pipelines.bulk import anonymize_bulk
 from anonymousnet.pipelines.preprocess import preprocess
 from tests.bench.bench_preprocess import _photos
 
-PHOTOS = {"preprocess": 1000, "bulk": 384}
+PHOTOS = {"preprocess": 2000, "bulk": 640}
+"""Other sizes than the rates were taken at."""
 WORKERS = 2
 
 
@@ -26,15 +27,18 @@ def main() -> None:
             some(folder / "all", folder / job, n)
         config = Config.load(None, [f"release.key_file={folder / 'key'}"])
         took = {
-            "preprocess": preprocess(str(folder / "preprocess"), str(folder / "shards"), shards=10).seconds,
+            "preprocess": preprocess(str(folder / "preprocess"), str(folder / "shards"), shards=20).seconds,
             "bulk": anonymize_bulk(str(folder / "bulk"), str(folder / "out"), config, workers=WORKERS).seconds,
         }
-        size = sum(p.stat().st_size for place in ("out", "out-private") for p in (folder / place).rglob("*.*"))
+        sizes = [_bytes(folder / place) / PHOTOS["bulk"] for place in ("out", "out-private")]
     for job, seconds in took.items():
         said = _phase(job)
         print(f"{job:<11} {PHOTOS[job]} photos: planned {said.hours * 3600:5.1f} s, took {seconds:5.1f} s, "
               f"ratio {said.hours * 3600 / seconds:.2f}")  # fmt: skip
-    print(f"bulk stores {size / 1e6:.2f} MB, planned {_phase('bulk').stored_gb * 1e3:.2f}")
+    planned = [rates()["bulk"][f"{what}_bytes_per_photo"] for what in ("released", "audit")]
+    print("bulk stores a photo, released and audit: planned {:.0f} and {:.0f} bytes, took {:.0f} and {:.0f}".format(
+        *planned, *sizes))  # fmt: skip
+
 
 
 def some(photos: Path, folder: Path, n: int) -> None:
@@ -42,6 +46,10 @@ def some(photos: Path, folder: Path, n: int) -> None:
     folder.mkdir()
     for path in sorted(photos.iterdir())[:n]:
         os.link(path, folder / path.name)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*.*"))
 
 
 def _phase(job: str) -> Phase:
