@@ -193,7 +193,7 @@ def _missing(job: Job, surveyed: Survey) -> int:
     """About how many objects are left: chunks without a record, at the size of the average chunk."""
     from anonymousnet.pipelines.bulk_work import done_in
 
-    left = sum(segment.chunks - len(done_in(job, segment)) for segment in surveyed.segments)
+    left = sum(segment.chunks - int(done_in(job, segment).sum()) for segment in surveyed.segments)
     return -(-left * surveyed.objects // surveyed.chunks)
 
 

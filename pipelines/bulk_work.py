@@ -13,7 +13,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy, read_datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -26,11 +28,15 @@ from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 
 
 class Listing(Datasource):
-    """The chunks that are not done yet, with their objects' bytes; a row each."""
+    """The chunks that are not done yet, with their objects' bytes; a row each.
+
+    What is done is looked up here, once. When a machine is lost Ray reads a segment again and takes the rows it lacks
+    by their place: were those left out that have been done since, others would stand there, and some chunk nowhere.
+    """
 
     def __init__(self, job: Job, segments: tuple[Segment, ...]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.job, self.segments = job, segments
+        self.job, self.parts = job, [(segment, done_in(job, segment)) for segment in segments]
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Not known beforehand."""
@@ -41,7 +47,7 @@ class Listing(Datasource):
     ) -> list[ReadTask]:
         """One task a segment."""
         nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(read, self.job, segment), nothing) for segment in self.segments]
+        return [ReadTask(partial(read, self.job, *part), nothing) for part in self.parts]
 
 
 def stream(
@@ -51,9 +57,7 @@ def stream(
     pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
     few = TaskPoolStrategy(size=-(-workers // 2))  # they wait for the network; more would only cost memory
     return (
-        read_datasource(
-            Listing(job, segments), override_num_blocks=len(segments), compute=few, num_cpus=0.25
-        )
+        read_datasource(Listing(job, segments), override_num_blocks=len(segments), compute=few, num_cpus=0.25)
         .map(
             Protect, fn_constructor_args=(job, subjects), compute=pool, num_cpus=1, num_gpus=gpus or None,
             max_restarts=-1, max_task_retries=TRIES,
@@ -62,26 +66,25 @@ def stream(
     )  # fmt: skip
 
 
-def done_in(job: Job, segment: Segment) -> set[int]:
-    """Numbers of the segment's chunks whose record stands."""
-    below, last, found = f"{job.run}/records/", segment.first + segment.chunks - 1, set()
+def done_in(job: Job, segment: Segment) -> NDArray[np.bool_]:
+    """Which of the segment's chunks have a record."""
+    below, done = f"{job.run}/records/", np.zeros(segment.chunks, bool)
     before = f"{segment.first - 1:08}.jsonl" if segment.first else ""
     for entry in job.audit.scan(before, below):
-        number = int(entry.name[:8])
-        if number > last:
+        number = int(entry.name[:8]) - segment.first
+        if number >= segment.chunks:
             break
-        found.add(number)
-    return found
+        done[number] = True
+    return done
 
 
-def read(job: Job, segment: Segment) -> Iterator[pa.Table]:
-    """Blocks of one row: a chunk's number and its objects."""
-    done = done_in(job, segment)
-    if len(done) == segment.chunks:
+def read(job: Job, segment: Segment, done: NDArray[np.bool_]) -> Iterator[pa.Table]:
+    """Blocks of one row: a chunk's number and its objects; of the chunks that were not `done`."""
+    if done.all():
         return
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in chunks_of(job.source, job.layout, segment):
-            if chunk.number not in done:
+            if not done[chunk.number - segment.first]:
                 got = list(pool.map(partial(_get, job.source), chunk.entries))
                 yield pa.table({
                     "number": [chunk.number],

@@ -112,7 +112,7 @@ def persistently(start: Callable[[], Iterator[T]], tries: int, again: Again = No
 
     losses = (
         ray.NodeDiedError, ray.ObjectLostError, ray.RayActorError, ray.WorkerCrashedError,
-        ray.StreamingGeneratorReplayInconsistentError,  # a repeated task found its work done and had less to say
+        ray.StreamingGeneratorReplayInconsistentError,  # a repeated task had less to say than before
     )  # fmt: skip
     finished = True
     while finished:
