@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from anonymousnet.cluster.check.schema import against, kinds, schema_of
-from anonymousnet.cluster.check.text import Document, Mistake, Where, named, shown
+from anonymousnet.cluster.check.text import Document, Mistake, Unreadable, Where, named, parsed, shown
 
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL", re.I)
 CLUSTERS: dict[str, Where] = {
@@ -29,6 +29,8 @@ def check(document: Document) -> Iterator[Mistake]:
         yield from _security(document, where, pod)
     if kind in CLUSTERS:
         yield from _cluster(document, CLUSTERS[kind])
+    if kind == "RayService":
+        yield from _serve(document)
 
 
 def pods(document: Document) -> Iterator[tuple[Where, dict[str, Any]]]:
@@ -100,6 +102,19 @@ def _cluster(document: Document, where: Where) -> Iterator[Mistake]:
                     (*here, "rayStartParams", "num-cpus"), f"Ray is told of {start} CPUs, container {j} has {pod}",
                     "tell Ray of as many as there are",
                 )  # fmt: skip
+
+
+def _serve(document: Document) -> Iterator[Mistake]:
+    """What is wrong with the text within, which Serve reads."""
+    where = ("spec", "serveConfigV2")
+    text = _at(document.data, *where)
+    if not isinstance(text, str):
+        return
+    try:
+        for within in parsed(document.path, text, document.lines[where]):  # a block begins on its key's next line
+            yield from against(within, "Serve")
+    except Unreadable as error:
+        yield error.mistake
 
 
 def _resources(document: Document) -> Iterator[Mistake]:

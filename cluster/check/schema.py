@@ -16,15 +16,21 @@ from anonymousnet.cluster.schemas import ours
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
+
 @lru_cache
 def schema_of(kind: str) -> dict[str, Any] | None:
-    """The schema of a Kubernetes kind, a Grafana `Dashboard`, `Prometheus` or the `Launcher`; None: not known."""
+    """The schema of a Kubernetes kind, a `Dashboard` of Grafana, `Prometheus`, `Launcher` or `Serve`; None: not known."""
     if kind == "Launcher":
         origin = find_spec("ray.autoscaler")
         assert origin is not None
         assert origin.origin is not None
         found: dict[str, Any] = json.loads(Path(origin.origin).with_name("ray-schema.json").read_text())
         return found
+    if kind == "Serve":
+        from ray.serve.schema import ServeDeploySchema
+
+        serve: dict[str, Any] = _closed(ServeDeploySchema.model_json_schema())
+        return serve
     known = _kuberay()["kinds"] | ours.KINDS | {"Dashboard": ours.DASHBOARD, "Prometheus": ours.PROMETHEUS}
     return {**known[kind], "$defs": _kuberay()["$defs"]} if kind in known else None
 
@@ -38,6 +44,18 @@ def kinds() -> list[str]:
 def _kuberay() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(ours.__file__).with_name("kuberay.json").read_text())
     return found
+
+
+def _closed(schema: Any) -> Any:
+    """Ray's schema ignores what it does not know, and takes any mapping for most of its parts: nothing of this here."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if named := [part for part in schema.get("anyOf", []) if "$ref" in part]:
+        return named[0]
+    closed = {"additionalProperties": False} if "properties" in schema else {}
+    return {name: _closed(part) for name, part in schema.items()} | closed
 
 
 def against(document: Document, kind: str) -> Iterator[Mistake]:

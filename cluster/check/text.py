@@ -52,34 +52,40 @@ class Unreadable(Exception):
 def documents(path: Path) -> list[Document]:
     """All documents of a YAML or JSON file. Raises Unreadable, also for a key that occurs twice."""
     try:
+        return parsed(path, path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(Mistake(str(path), 1, f"cannot be read: {error}", "check the path")) from error
+
+
+def parsed(path: Path, text: str, above: int = 0) -> list[Document]:
+    """All documents of a text that stands in a file, below `above` lines of it. Raises Unreadable."""
+    try:
         found = []
-        for node in yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader):
+        for node in yaml.compose_all(text, Loader=yaml.SafeLoader):
             lines: dict[Where, int] = {}
-            _walk(node, (), lines, str(path))
+            _walk(node, (), lines, str(path), above + 1)
             loader = yaml.SafeLoader("")
             found.append(Document(path, loader.construct_document(node), lines))
         return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = mark.line + 1 if mark else 1
+        where = above + (mark.line + 1 if mark else 1)
         raise Unreadable(Mistake(str(path), where, f"not YAML: {error.problem}", "mend it, or render again")) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unreadable(Mistake(str(path), 1, f"cannot be read: {error}", "check the path")) from error
 
 
-def _walk(node: Any, where: Where, lines: dict[Where, int], file: str) -> None:
-    lines[where] = node.start_mark.line + 1
+def _walk(node: Any, where: Where, lines: dict[Where, int], file: str, first: int) -> None:
+    lines[where] = node.start_mark.line + first
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*where, key.value)
-            line = key.start_mark.line + 1
+            line = key.start_mark.line + first
             if inner in lines:
                 raise Unreadable(Mistake(file, line, f"{key.value} occurs twice", "keep one of the two"))
-            _walk(value, inner, lines, file)
+            _walk(value, inner, lines, file, first)
             lines[inner] = line
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            _walk(value, (*where, i), lines, file)
+            _walk(value, (*where, i), lines, file, first)
 
 
 def named(data: Any, key: str, where: Where = ()) -> Iterator[tuple[Where, Any]]:
