@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @lru_cache
 def schema_of(kind: str) -> dict[str, Any] | None:
-    """The schema of a Kubernetes kind, or of `Dashboard` (Grafana), `Prometheus`, `Launcher`, `Serve`; None: not known."""
+    """The schema of a Kubernetes kind, or of `Dashboard`, `Prometheus`, `Launcher` or `Serve`; None: not known."""
     if kind == "Launcher":
         origin = find_spec("ray.autoscaler")
         assert origin is not None
