@@ -23,12 +23,8 @@ from anonymousnet.errors import ConfigError
 
 UTILISATION = 0.10
 """ASSUMED share of a GPU's peak that these small networks reach in inference and training."""
-TRAINING_PASSES = 3
-"""Backward costs twice the forward pass."""
 LIST_PAGE, LIST_S = 1000, 0.1
 """Keys of a listing's page; ASSUMED seconds of one such request."""
-PER_DOUBLING = 0.95
-"""ASSUMED efficiency of twice the machines, where no scaling was measured."""
 MANIFEST_ROWS = 20_000
 CHUNK = 32
 MOST = 1024
@@ -101,14 +97,13 @@ def efficiency(nodes: int) -> float:
     if nodes in measured:
         return measured[nodes]
     most = max(measured)
-    per_doubling = PER_DOUBLING if most == 1 else measured[most] ** (1 / (most.bit_length() - 1))
+    per_doubling = measured[most] ** (1 / (most.bit_length() - 1))
     return float(per_doubling ** (nodes - 1).bit_length())
 
 
 def _scaling() -> dict[int, float]:
     """Efficiency by machines, as far as it was measured; one machine is what all rates are of."""
-    found = rates()["scaling"]["machines"]
-    return {1: 1.0} | {int(n): min(1.0, float(one["efficiency"])) for n, one in found.items()}
+    return {int(n): min(1.0, float(one["efficiency"])) for n, one in rates()["scaling"]["machines"].items()}
 
 
 def job_seconds(photos: int, workers: int, nodes: int, start: float, driver: float, worker: float) -> float:

@@ -17,8 +17,8 @@ from tests.bench.bench_preprocess import _photos
 from tests.bench.bench_train import BATCH, _shards
 
 STEPS = 40
-PHOTOS = {"preprocess": 2000, "bulk": 640, "train attributes": STEPS * BATCH}
-"""Other sizes than the rates were taken at; of training, the faces seen."""
+FACES = {"preprocess": 2000, "bulk": 640, "train attributes": STEPS * BATCH}
+"""Photos, or faces seen in training. Other sizes than the rates were taken at."""
 WORKERS = 2
 TRAINING = {
     "train": {"steps": STEPS, "batch": BATCH, "checkpoint_every": 1000, "validate_every": 1000},
@@ -32,7 +32,7 @@ def main() -> None:
         folder = Path(name)
         _photos(folder / "all")
         for job in ("preprocess", "bulk"):
-            some(folder / "all", folder / job, PHOTOS[job])
+            some(folder / "all", folder / job, FACES[job])
         _shards(folder / "rendered")
         config = Config.load(None, [f"release.key_file={folder / 'key'}"])
         took = {
@@ -42,10 +42,10 @@ def main() -> None:
                 TASKS["attributes"], Config.model_validate(TRAINING), str(folder / "rendered"), str(folder / "run")
             ).seconds,
         }
-        sizes = [_bytes(folder / place) / PHOTOS["bulk"] for place in ("out", "out-private")]
+        sizes = [_bytes(folder / place) / FACES["bulk"] for place in ("out", "out-private")]
     for job, seconds in took.items():
         said = _phase(job)
-        print(f"{job:<16} {PHOTOS[job]} photos: planned {said.hours * 3600:5.1f} s, took {seconds:5.1f} s, "
+        print(f"{job:<16} {FACES[job]} faces: planned {said.hours * 3600:5.1f} s, took {seconds:5.1f} s, "
               f"ratio {said.hours * 3600 / seconds:.2f}")  # fmt: skip
     planned = [rates()["bulk"][f"{what}_bytes_per_photo"] for what in ("released", "audit")]
     print("bulk stores a photo, released and audit: planned {:.0f} and {:.0f} bytes, took {:.0f} and {:.0f}".format(
@@ -65,8 +65,7 @@ def _bytes(folder: Path) -> int:
 
 def _phase(job: str) -> Phase:
     machines = Size.parse("1x0")
-    config = Config.model_validate(TRAINING)
-    plan = make_plan(PHOTOS[job], machines, config, workers=WORKERS)
+    plan = make_plan(FACES[job], machines, Config.model_validate(TRAINING), workers=WORKERS)
     return next(phase for phase in plan.phases if phase.name == job)
 
 
