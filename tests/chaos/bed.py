@@ -14,6 +14,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -233,6 +234,8 @@ class Bed:
         return [self.head, self.desk, *self.workers]
 
     def __enter__(self) -> Bed:
+        # Who ends a run, such as `timeout`, must not leave machines behind. Only the main thread may say so.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             _run(f"ip link add {self.name} type bridge")
             _run(f"ip addr add 10.77.{self.net}.254/24 dev {self.name}")
