@@ -234,7 +234,7 @@ class Bed:
         return [self.head, self.desk, *self.workers]
 
     def __enter__(self) -> Bed:
-        # Who ends a run, such as `timeout`, must not leave machines behind. Only the main thread may say so.
+        # Ended from outside, such as by `timeout`, a run must not leave machines behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             _run(f"ip link add {self.name} type bridge")
