@@ -48,6 +48,9 @@ from anonymousnet.weights.versions import publish
 NAME, NAMESPACE = "perturbation", "anonymousnet"
 RESTARTS = 3
 """How often one worker, or the actor, may die in a run."""
+AGAIN = -1
+"""Calls are made again until the actor has died for good. Those to a machine that is gone fail within a second, long
+before Ray knows that it is gone, so a number of tries would count seconds, not deaths."""
 START_S = 180.0
 """Seconds in which all workers must be up, their networks loaded."""
 CHUNK = 32
@@ -237,7 +240,7 @@ def start_workers(equip: Callable[[], Equipment], n: int) -> list[Any]:
     if n < 1:
         raise ClusterError(f"--workers: expected at least 1, got {n}")
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= n else 0
-    kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS)(Worker)
+    kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=AGAIN)(Worker)
     workers: list[Any] = [kind.remote(equip) for _ in range(n)]
     try:
         _got([worker.pid.remote() for worker in workers], START_S)
@@ -269,7 +272,7 @@ def start(plan: Plan, workers: list[Any], faces: list[Any], out: Path, run: dict
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind = ray.remote(  # type: ignore[call-overload]
-        num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, concurrency_groups={"questions": 1}
+        num_cpus=0, max_restarts=RESTARTS, max_task_retries=AGAIN, concurrency_groups={"questions": 1}
     )(Holder)
     kept = ray.put(faces)
     try:
