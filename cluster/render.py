@@ -35,6 +35,9 @@ REDIS = "redis:7.4.2-bookworm"
 USER = 10001
 MARK = "Written by `anonymousnet cluster render`: change the configuration and render again."
 CONFIG_FILE = "/etc/anonymousnet/anonymousnet.yaml"
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "5000", "RAY_grpc_client_keepalive_timeout_ms": "5000"}
+"""Environment of Ray on every machine alike: a call to a machine that is silent fails after 5 to 10 s and is made again
+elsewhere. Ray's own five minutes leave it to TCP, whose seventh try comes after 25 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
         "groups_of": partial(_groups, size, config, cpu_nodes),
         "bulk_workers": size.nodes * (size.gpus or size.cpus - 2),
         "serve_port": config.serve.port, "serve_config": serve_config(config),
+        "keepalive": KEEPALIVE, "keepalive_words": " ".join(f"{name}={value}" for name, value in KEEPALIVE.items()),
         "serve_processes": {name: value for name, value in PROCESSES.items() if name.startswith("RAY_")},
     }  # fmt: skip
 

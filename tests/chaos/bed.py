@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anonymousnet.cluster.render import KEEPALIVE
+
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 CGROUP = Path("/sys/fs/cgroup/cpu")
@@ -204,7 +206,7 @@ class Bed:
         self.folder = Path(tempfile.mkdtemp(prefix="anx-"))
         password = secrets.token_hex(8)
         self.environment = {
-            **os.environ, **HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            **os.environ, **HEALTH, **KEEPALIVE, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "120", "HOME": str(self.folder), **settings,
         }  # fmt: skip
