@@ -85,13 +85,14 @@ def validate(places: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of preprocess and bulk [what the size has].")
 @click.option("--within", type=click.FloatRange(min=0, min_open=True), help="Hours that preprocess and bulk may take.")
 @click.option("--price", type=click.FloatRange(min=0), help="Of one machine's hour, for the costs.")
+@click.option("--here", is_flag=True, help="Time this machine first: plan for cores as fast as its [as the measured].")
 @CONFIG
 @SET
 @JSON
 @plain_errors
 def plan(
     photos: str, size: str, gpu: str, task: str, workers: int | None, within: float | None, price: float | None,
-    config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
+    here: bool, config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Say what preprocessing, training and releasing so many photos takes: hours, storage, requests.
 
@@ -99,11 +100,12 @@ def plan(
     """
     from anonymousnet.cluster.plan import check_deadline, make_plan
     from anonymousnet.cluster.sizes import Size, fitted
+    from anonymousnet.cluster.yardstick import speed
     from anonymousnet.config import Config
 
     machines = Size.parse(size, gpu)
     config = fitted(Config.load(config_file, overrides), machines, task)
-    made = make_plan(_count(photos), machines, config, task, workers)
+    made = make_plan(_count(photos), machines, config, task, workers, speed() if here else 1.0)
     if within is not None:
         check_deadline(made, within, machines, config)
     cost = None if price is None else made.hours * machines.nodes * price

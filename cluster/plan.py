@@ -31,6 +31,9 @@ MOST = 1024
 """Machines that a deadline is tried with, at most."""
 
 
+Rates = dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One job."""
@@ -56,6 +59,8 @@ class Plan:
     machines: int
     gpu: str
     phases: tuple[Phase, ...]
+    speed: float
+    """Of a core, that of the measured machine being 1."""
     extrapolated: bool
     """Beyond ten times what was run, or on machines that were not measured."""
     assumptions: tuple[str, ...] = field(default=())
@@ -66,26 +71,47 @@ class Plan:
 
 
 @lru_cache
-def rates() -> dict[str, Any]:
+def rates() -> Rates:
     """What was measured, where and how."""
-    found: dict[str, Any] = json.loads(Path(__file__).with_name("rates.json").read_text())
+    found: Rates = json.loads(Path(__file__).with_name("rates.json").read_text())
     return found
 
 
-def make_plan(photos: int, size: Size, config: Config, task: str = "attributes", workers: int | None = None) -> Plan:
+def make_plan(
+    photos: int, size: Size, config: Config, task: str = "attributes", workers: int | None = None, speed: float = 1.0
+) -> Plan:
     """Preprocess, train `task` and release `photos` photos. `config`: fitted to the size.
 
-    `workers`: processes of preprocessing and bulk [what the size has].
+    `workers`: processes of preprocessing and bulk [what the size has]; `speed`: of a core, that of the measured
+    machine being 1 (`yardstick`).
     """
-    known = rates()
+    known = at_speed(rates(), speed)
     cpu_workers = workers or size.nodes * max(1, size.cpus - 2)
     bulk_workers = workers or (size.nodes * size.gpus if size.gpus else cpu_workers)
     phases = (
-        _preprocess(photos, cpu_workers, size.nodes), _train(task, config, size),
-        _bulk(photos, bulk_workers, size, config),
+        _preprocess(known, photos, cpu_workers, size.nodes), _train(known, task, config, size),
+        _bulk(known, photos, bulk_workers, size),
     )  # fmt: skip
     extrapolated = photos > 10 * known["bulk"]["photos"] or size.nodes > max(_scaling()) or size.gpus > 0
-    return Plan(photos, size.name, size.nodes, size.gpu, phases, extrapolated, tuple(_assumptions(photos, size)))
+    said = tuple(_assumptions(photos, size, speed))
+    return Plan(photos, size.name, size.nodes, size.gpu, phases, speed, extrapolated, said)
+
+
+def at_speed(known: Rates, speed: float) -> Rates:
+    """Rates of a machine whose cores are `speed` times as fast as those that were measured."""
+    timed = {"starts", "worker_s_per_photo", "networks_s_per_photo", "rest_s_per_photo", "driver_s_per_photo",
+             "worker_s_per_face"}  # fmt: skip
+
+    def slowed(tree: Rates, within: bool) -> Rates:
+        done = dict(tree)
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                done[name] = slowed(value, name in timed)
+            elif (within or name in timed) and isinstance(value, float):
+                done[name] = value / speed
+        return done
+
+    return slowed(known, False)
 
 
 def efficiency(nodes: int) -> float:
@@ -111,28 +137,27 @@ def job_seconds(photos: int, workers: int, nodes: int, start: float, driver: flo
     return start + photos * driver + photos * worker / (workers * efficiency(nodes))
 
 
-def _preprocess(photos: int, workers: int, nodes: int) -> Phase:
-    known = rates()["preprocess"]
+def _preprocess(known: Rates, photos: int, workers: int, nodes: int) -> Phase:
+    each, start = known["preprocess"], known["starts"]["preprocess"]
     listing = ceil(photos / LIST_PAGE)
     driver = LIST_S / LIST_PAGE
-    start = rates()["starts"]["preprocess"]
-    seconds = job_seconds(photos, workers, nodes, start, driver, known["worker_s_per_photo"])
+    seconds = job_seconds(photos, workers, nodes, start, driver, each["worker_s_per_photo"])
     shards = ceil(photos / 500)
-    stored = photos * known["shard_bytes_per_photo"] / 1e9
+    stored = photos * each["shard_bytes_per_photo"] / 1e9
     bound = _bound(seconds, start, photos * driver)
     return Phase("preprocess", workers, seconds / 3600, stored, photos + shards, 2 * shards, listing, bound)
 
 
-def _train(task: str, config: Config, size: Size) -> Phase:
+def _train(known: Rates, task: str, config: Config, size: Size) -> Phase:
     from anonymousnet.training.tasks import task_named
 
-    settings, known = config.train.over(task_named(task).defaults), rates()
+    settings = config.train.over(task_named(task).defaults)
     if task not in known["train"]:
         raise ConfigError(f"task {task} was never timed; plan attributes or generator, and compare the networks")
     workers, steps, batch = config.scale.workers or 1, settings.steps or 1, settings.batch or 2
     each = known["train"][task]["worker_s_per_face"]
     if size.gpus:
-        each = each / gpu_speedup(size.gpu)
+        each = each / gpu_speedup(size.gpu, known)
     start = known["starts"]["train"]
     seconds = start + steps * batch * each / (workers * efficiency(size.nodes))
     checkpoints = ceil(steps / config.train.checkpoint_every)
@@ -140,15 +165,15 @@ def _train(task: str, config: Config, size: Size) -> Phase:
     return Phase(f"train {task}", workers, seconds / 3600, 0.0, steps * batch // 500, 4 * checkpoints, 1, bound)
 
 
-def _bulk(photos: int, workers: int, size: Size, config: Config) -> Phase:
-    known = rates()["bulk"]
-    worker = known["worker_s_per_photo"]
+def _bulk(known: Rates, photos: int, workers: int, size: Size) -> Phase:
+    each, start = known["bulk"], known["starts"]["bulk"]
+    worker = each["worker_s_per_photo"]
     if size.gpus:  # the networks move to the GPU; decoding, detection, encoding stay on the process's CPU
-        share = known["networks_s_per_photo"] / (known["networks_s_per_photo"] + known["rest_s_per_photo"])
-        worker = worker * (1 - share) + worker * share / gpu_speedup(size.gpu)
-    driver, start = known["driver_s_per_photo"] + 2 * LIST_S / LIST_PAGE, rates()["starts"]["bulk"]
+        share = each["networks_s_per_photo"] / (each["networks_s_per_photo"] + each["rest_s_per_photo"])
+        worker = worker * (1 - share) + worker * share / gpu_speedup(size.gpu, known)
+    driver = each["driver_s_per_photo"] + 2 * LIST_S / LIST_PAGE
     seconds = job_seconds(photos, workers, size.nodes, start, driver, worker)
-    stored = photos * (known["released_bytes_per_photo"] + known["audit_bytes_per_photo"]) / 1e9
+    stored = photos * (each["released_bytes_per_photo"] + each["audit_bytes_per_photo"]) / 1e9
     chunks, manifest = ceil(photos / CHUNK), ceil(photos / MANIFEST_ROWS)
     bound = _bound(seconds, start, photos * driver)
     if size.gpus and bound == "workers":
@@ -164,9 +189,9 @@ def _bound(seconds: float, start: float, driver: float) -> str:
     return max(parts, key=lambda part: parts[part])
 
 
-def gpu_speedup(gpu: str) -> float:
-    """How much faster a GPU is than one process of the measured machine: peak x UTILISATION over what that reached."""
-    known = rates()
+def gpu_speedup(gpu: str, known: Rates) -> float:
+    """How much faster a GPU is than one process of the machine with these rates: peak x UTILISATION over what that
+    reaches."""
     reached = known["flops"]["bulk_per_face"] / known["bulk"]["networks_s_per_photo"]
     return float(machines()["gpus"][gpu]["bf16_tflops"] * 1e12 * UTILISATION / reached)
 
@@ -182,7 +207,9 @@ def check_deadline(plan: Plan, hours: float, size: Size, config: Config) -> None
     if needed <= hours:
         return
     for nodes in (2**doublings for doublings in range(MOST.bit_length())):
-        larger = make_plan(plan.photos, replace(size, nodes=nodes, name=f"{nodes}x{size.gpus}"), config)
+        larger = make_plan(
+            plan.photos, replace(size, nodes=nodes, name=f"{nodes}x{size.gpus}"), config, speed=plan.speed
+        )
         if _work_hours(larger) <= hours:
             remedy = f"take {larger.size}, or more hours"
             break
@@ -198,23 +225,25 @@ def check_deadline(plan: Plan, hours: float, size: Size, config: Config) -> None
     )
 
 
-def _assumptions(photos: int, size: Size) -> list[str]:
-    known = rates()
+def _assumptions(photos: int, size: Size, speed: float) -> list[str]:
+    known = at_speed(rates(), speed)
     where = known["provenance"]
     said = [
         f"measured by {where['date']} on {where['machine']}",
         *(f"{name}: {known[name]['source']}" for name in ("preprocess", "train", "bulk")),
         f"starts: {known['starts']['source']}",
+        f"yardstick: {known['yardstick']['source']}",
         f"scaling: {known['scaling']['source']}; efficiency {efficiency(size.nodes):.2f} at {size.nodes} machines",
-        f"assumed: a CPU of {size.instance} is as fast as a core of the measured machine; one process on each",
+        f"assumed: a CPU of {size.instance} is {speed:.2f} x as fast as a core of the measured machine; one process on "
+        "each",
         f"assumed: listing {LIST_PAGE} keys takes {LIST_S} s; a photo is as large as the measured ones "
         f"({known['bulk']['source_bytes_per_photo'] / 1000:.1f} kB), has one face, and lies in an object of its own",
     ]
     if size.gpus:
         said.append(
             f"EXTRAPOLATED, no GPU was measured: {machines()['gpus'][size.gpu]['name']} at {UTILISATION:.0%} of its "
-            f"peak in bf16, {gpu_speedup(size.gpu):,.0f} x one process for the networks alone; everything else of a "
-            "photo stays on one CPU per GPU"
+            f"peak in bf16, {gpu_speedup(size.gpu, known):,.0f} x one process for the networks alone; everything else "
+            "of a photo stays on one CPU per GPU"
         )
     if photos > 10 * known["bulk"]["photos"]:
         said.append(

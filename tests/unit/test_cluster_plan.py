@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from anonymousnet.cluster import plan as planning
+from anonymousnet.cluster import yardstick
 from anonymousnet.cluster.cli import main
 from anonymousnet.cluster.plan import Plan, check_deadline, efficiency, gpu_speedup, job_seconds, make_plan, rates
 from anonymousnet.cluster.sizes import Size, fitted
@@ -22,7 +23,7 @@ def made(photos: int, size: str, gpu: str = "l4", workers: int | None = None) ->
 
 def test_rates_say_where_they_come_from() -> None:
     known = rates()
-    for part in ("preprocess", "bulk", "train", "flops", "starts", "scaling"):
+    for part in ("preprocess", "bulk", "train", "flops", "starts", "scaling", "yardstick"):
         assert known[part]["source"]
     for job in ("preprocess", "bulk"):
         assert known[job]["worker_s_per_photo"] > 0
@@ -76,10 +77,35 @@ def test_only_what_was_measured_is_not_called_extrapolated() -> None:
 
 def test_a_gpu_helps_the_networks_alone() -> None:
     slow, fast = made(10_000_000, "1x8", "l4"), made(10_000_000, "1x8", "h100")
-    assert gpu_speedup("h100") > gpu_speedup("l4") > 1
+    assert gpu_speedup("h100", rates()) > gpu_speedup("l4", rates()) > 1
     assert fast.phases[2].hours < slow.phases[2].hours
     rest = rates()["bulk"]["rest_s_per_photo"]
     assert fast.phases[2].hours * 3600 > 10_000_000 * rest / 8 / 2
+
+
+def test_slower_cores_take_longer_but_not_what_gpus_do() -> None:
+    def planned(gpus: int, speed: float) -> dict[str, float]:
+        size = Size.parse(f"1x{gpus}", "h100")
+        return {p.name: p.hours for p in make_plan(10**9, size, fitted(Config(), size), speed=speed).phases}
+
+    whole, half = planned(0, 1.0), planned(0, 0.5)
+    listing = 10**9 * planning.LIST_S / planning.LIST_PAGE / 3600
+    assert half["preprocess"] - listing == pytest.approx(2 * (whole["preprocess"] - listing))
+    assert half["train attributes"] == pytest.approx(2 * whole["train attributes"])
+    assert half["bulk"] - 2 * listing == pytest.approx(2 * (whole["bulk"] - 2 * listing))
+    start = rates()["starts"]["train"] / 3600
+    with_gpus, slower = planned(8, 1.0)["train attributes"], planned(8, 0.5)["train attributes"]
+    assert slower - 2 * start == pytest.approx(with_gpus - start)
+
+
+def test_the_yardstick_is_laid_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = yardstick.faces_per_second(0.2)
+    assert here > 0
+    monkeypatch.setattr(yardstick, "faces_per_second", lambda: here)
+    monkeypatch.setattr(yardstick, "rates", lambda: {"yardstick": {"faces_per_s": 2 * here}})
+    done = CliRunner().invoke(main, ["cluster", "plan", "--photos", "100", "--size", "1x0", "--here", "--json"])
+    assert json.loads(done.output)["speed"] == pytest.approx(0.5)
+    assert any("0.50 x as fast" in line for line in json.loads(done.output)["assumptions"])
 
 
 def test_a_size_that_does_not_serve_is_refused_with_one_that_does() -> None:
