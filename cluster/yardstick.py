@@ -43,7 +43,7 @@ def _work(together: threading.Barrier, seconds: float) -> float:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        anonymizer = Anonymizer.load(Config.load(None, [f"release.key_file={Path(name) / 'key'}"]))
+        anonymizer = Anonymizer.load(Config.load(None, ["device=cpu", f"release.key_file={Path(name) / 'key'}"]))
     batch = join([anonymizer.prepare(render_page(0, faces=1, width=480)[0]).batch] * FACES)
     anonymizer.run(batch)
     together.wait()
