@@ -33,7 +33,8 @@ from anonymousnet.weights.versions import publish
 
 STAGES = ("Align", "Predict", "Obfuscate", "Synthesize", "Perturb")
 SUBJECT = "somebody-whose-name-nobody-may-log"
-DEADLINE_S = 20.0
+DEADLINE_S = 45.0
+"""A killed replica is back before that, also on a machine that is busy with other tests."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def service(small_weights: list[str], photo: bytes, tmp_path_factory: pytest.Tem
 
         logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
         headers = {"Authorization": f"Bearer {secret}"}
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=DEADLINE_S + 30)
         yield (service := Running(config, client, secret, folder / "universal", logs))
         pool = ThreadPoolExecutor(6)
         last = [pool.submit(service.post, photo) for _ in range(6)]
