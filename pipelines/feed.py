@@ -9,6 +9,7 @@ full cannot start another process.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from anonymousnet.errors import AnonymousNetError
 from anonymousnet.training.data import Batch, windows
@@ -25,8 +27,13 @@ from anonymousnet.training.source import Source
 
 CHUNK = 256
 """Faces decoded at once."""
-DECODERS = 4
-"""Processes that decode for one worker, at most."""
+DECODERS = {"cuda": 4, "cpu": 1}
+"""Processes that decode for one worker, at most. One is faster than any network on a CPU, and each that Ray Data tries
+in vain takes seconds of a core from it to start."""
+
+
+PAUSE_S = 0.25
+"""Between two looks at what has been read."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.custom_execution_callback_classes = [_Unhurried]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # No CPU is kept for them: they would hold it for the whole run, and validation would wait for ever. When one dies,
     # the worker does and comes back: a head that restarts stumbles over ended actors that could (Ray 2.60).
@@ -76,7 +84,7 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     )
     faces = rows.map_batches(
         _Decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
-        compute=ActorPoolStrategy(min_size=1, max_size=DECODERS), fn_constructor_args=(source, failures), **beside,
+        compute=ActorPoolStrategy(min_size=1, max_size=DECODERS[device.type]), fn_constructor_args=(source, failures), **beside,
     )  # fmt: skip
     batches = faces.iter_torch_batches(
         batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True, collate_fn=_collate(source)
@@ -88,6 +96,14 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
             images.contiguous(memory_format=torch.channels_last), found["attributes"].to(device).float(),
             found["identities"].to(device), points,
         )  # fmt: skip
+
+
+class _Unhurried(ExecutionCallback):
+    """Ray Data's loop asks without a pause while everything it runs has something to give and nobody wants it yet
+    (ray 2.60). It runs in the training worker, where that took half a core and Python's lock from the network."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        time.sleep(PAUSE_S)
 
 
 def _plainly(batches: Iterable[dict[str, torch.Tensor]], failures: Any) -> Iterator[dict[str, torch.Tensor]]:
