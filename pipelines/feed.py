@@ -27,9 +27,8 @@ from anonymousnet.training.source import Source
 
 CHUNK = 256
 """Faces decoded at once."""
-DECODERS = {"cuda": 4, "cpu": 1}
-"""Processes that decode for one worker, at most. One is faster than any network on a CPU, and each that Ray Data tries
-in vain takes seconds of a core from it to start."""
+DECODERS = 4
+"""Processes that decode for one GPU, at most."""
 
 
 PAUSE_S = 0.25
@@ -69,6 +68,7 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     # Its log is a file in Ray's folder: on a full disk, closing it would end the run.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     n = source.contents.faces
+    apart = device.type == "cuda"  # no network on a CPU outruns one process, and each costs it seconds to start
     epochs = range(part.first * part.batch // n, (part.steps * part.batch - 1) // n + 1)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -79,13 +79,16 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     # the worker does and comes back: a head that restarts stumbles over ended actors that could (Ray 2.60).
     beside: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": 0, "max_task_retries": 0}
     # One epoch is read at a time: the next one's shards would only wait in memory.
-    rows = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs)).map_batches(
-        _Read, batch_size=1, compute=ActorPoolStrategy(size=1), fn_constructor_args=(source, part, failures), **beside
-    )
-    faces = rows.map_batches(
-        _Decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
-        compute=ActorPoolStrategy(min_size=1, max_size=DECODERS[device.type]), fn_constructor_args=(source, failures), **beside,
+    epochs_read = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs))
+    faces = epochs_read.map_batches(
+        _Read if apart else _ReadDecoded, batch_size=1, compute=ActorPoolStrategy(size=1),
+        fn_constructor_args=(source, part, failures), **beside,
     )  # fmt: skip
+    if apart:
+        faces = faces.map_batches(
+            _Decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
+            compute=ActorPoolStrategy(min_size=1, max_size=DECODERS), fn_constructor_args=(source, failures), **beside,
+        )  # fmt: skip
     batches = faces.iter_torch_batches(
         batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True, collate_fn=_collate(source)
     )
@@ -165,6 +168,13 @@ class _Read:
                 with _told(self.failures):
                     encoded = self.source.read(own)
                 yield from (encoded.slice(i, CHUNK) for i in range(0, len(encoded), CHUNK))
+
+
+class _ReadDecoded(_Read):
+    """An epoch's rows of this worker, decoded where they were read."""
+
+    def __call__(self, item: dict[str, NDArray[np.int64]]) -> Iterator[pa.Table]:
+        yield from map(_Decode(self.source, self.failures), super().__call__(item))
 
 
 class _Decode:

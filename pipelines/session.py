@@ -53,6 +53,7 @@ def ray_session(address: str | None = None) -> Iterator[Again]:
 
 def _join(address: str | None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program (15)
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # they lack our environment: nobody would use them
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # processes that each take all cores starve one another
     # A thread that is left behind would start a Ray of its own. RAY_ENABLE_AUTO_CONNECT is read when Ray is imported.
     auto_init_hook.enable_auto_connect = False
