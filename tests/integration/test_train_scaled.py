@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,25 @@ def test_every_worker_is_fed_its_share_of_the_plain_loop_s_batches(shards: Path)
         assert torch.equal(batch.identities_B, whole.identities_B)
         assert torch.equal(batch.attributes_B40, whole.attributes_B40)
     assert step == 119
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_feed_that_nobody_asks_leaves_the_core_alone(shards: Path) -> None:
+    import torch
+    from ray.data import DataContext
+
+    limits = DataContext.get_current().execution_options.resource_limits
+    DataContext.get_current().execution_options.resource_limits = limits.copy(object_store_memory=1e6)
+    stream = feed(open_source(shards, "train", PX, False), Slice(3, 16, 0, 100_000, 0, 1), torch.device("cpu"))
+    try:
+        next(stream)
+        time.sleep(5)  # what may be read ahead has been read
+        before = time.process_time()
+        time.sleep(4)
+        assert time.process_time() - before < 1.0  # it was 3.1, in a thread beside the network's
+    finally:
+        stream.close()
+        DataContext.get_current().execution_options.resource_limits = limits
 
 
 @pytest.mark.usefixtures("ray")
