@@ -27,10 +27,9 @@ from anonymousnet.training.source import Source
 
 CHUNK = 256
 """Faces decoded at once."""
-DECODERS = 4
-"""Processes that decode for one GPU, at most."""
-
-
+DECODERS = {"cuda": 4, "cpu": 0}
+"""Processes that decode for one worker, at most. 0: the one that reads does; no network on a CPU outruns it, and each
+costs such a network seconds to start."""
 PAUSE_S = 0.25
 """Between two looks at what has been read."""
 
@@ -68,7 +67,7 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     # Its log is a file in Ray's folder: on a full disk, closing it would end the run.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     n = source.contents.faces
-    apart = device.type == "cuda"  # no network on a CPU outruns one process, and each costs it seconds to start
+    decoders = DECODERS[device.type]
     epochs = range(part.first * part.batch // n, (part.steps * part.batch - 1) // n + 1)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -81,13 +80,13 @@ def feed(source: Source, part: Slice, device: torch.device, failures: Any = None
     # One epoch is read at a time: the next one's shards would only wait in memory.
     epochs_read = ray.data.from_items([{"epoch": epoch} for epoch in epochs], override_num_blocks=len(epochs))
     faces = epochs_read.map_batches(
-        _Read if apart else _ReadDecoded, batch_size=1, compute=ActorPoolStrategy(size=1),
+        _Read if decoders else _ReadDecoded, batch_size=1, compute=ActorPoolStrategy(size=1),
         fn_constructor_args=(source, part, failures), **beside,
     )  # fmt: skip
-    if apart:
+    if decoders:
         faces = faces.map_batches(
             _Decode, batch_size=CHUNK, batch_format="pyarrow", zero_copy_batch=True,
-            compute=ActorPoolStrategy(min_size=1, max_size=DECODERS), fn_constructor_args=(source, failures), **beside,
+            compute=ActorPoolStrategy(min_size=1, max_size=decoders), fn_constructor_args=(source, failures), **beside,
         )  # fmt: skip
     batches = faces.iter_torch_batches(
         batch_size=part.batch // part.workers, prefetch_batches=2, drop_last=True, collate_fn=_collate(source)

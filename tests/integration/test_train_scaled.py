@@ -19,7 +19,7 @@ from anonymousnet.config import Config
 from anonymousnet.data.shards import make_card, shard_parquet, summarize
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import CheckpointError, ClusterError, ConfigError, DataError
-from anonymousnet.pipelines.feed import Slice, feed
+from anonymousnet.pipelines.feed import DECODERS, Slice, feed
 from anonymousnet.pipelines.session import ray_session
 from anonymousnet.pipelines.train import train, wait_for_machines
 from anonymousnet.training.data import rows_of_step
@@ -92,9 +92,13 @@ def killer(out: Path) -> Any:
 
 
 @pytest.mark.usefixtures("ray")
-def test_every_worker_is_fed_its_share_of_the_plain_loop_s_batches(shards: Path) -> None:
+@pytest.mark.parametrize("decoders", [DECODERS["cpu"], DECODERS["cuda"]])
+def test_every_worker_is_fed_its_share_of_the_plain_loop_s_batches(
+    shards: Path, decoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    monkeypatch.setitem(DECODERS, "cpu", decoders)
     source = open_source(shards, "train", PX, False)
     table, cpu = source.table(), torch.device("cpu")
     for step, batch in enumerate(feed(source, Slice(3, 16, 2, 120, 1, 2), cpu), 2):
