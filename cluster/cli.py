@@ -165,6 +165,28 @@ def score_weights(
     show(asdict(found), as_json, [*table, f"{name} on {found.faces} {partition} faces: {headline}"])
 
 
+@weights.command("calibrate")
+@click.argument("folder", type=FOLDER)
+@click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def calibrate_weights(
+    folder: Path, data: Path | None, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Give a classifier a temperature and a threshold per attribute, fitted on CelebA's validation partition."""
+    from anonymousnet.config import Config
+    from anonymousnet.training.calibration import calibrate_weights as calibrate
+
+    done = calibrate(folder, celeba(data), Config.load(config_file, overrides))
+    show(asdict(done), as_json, [
+        *("  ".join([f"{name:<7}", *(f"{key} {value:.4f}" for key, value in means.items())])
+          for name, means in (("before", done.before), ("after", done.after))),
+        f"weights {done.sha256}  on {done.faces} validation faces",
+    ])  # fmt: skip
+
+
 main.add_command(anonymize)
 main.add_command(cluster)
 main.add_command(evaluate)

@@ -93,8 +93,8 @@ class Align:
         self.metrics.released(len(answer.faces), sum(face["epsilon"] for face in answer.faces))
         return answer
 
-    async def attributes(self, data: bytes, asked: Asked) -> list[dict[str, float]] | Refused:
-        """Stage I's probabilities for each face. PRIVATE: for the person whose photo it is."""
+    async def attributes(self, data: bytes, asked: Asked) -> list[dict[str, dict[str, Any]]] | Refused:
+        """What Stage I reads in each face (`models.Read`). PRIVATE: for the person whose photo it is."""
         until = time.monotonic() + asked.left_s
         try:
             prepared = await self._cpu(until, lambda: self._prepare(self.anonymizer, data, None))
@@ -106,7 +106,10 @@ class Align:
         if isinstance(seen, Refused):
             return seen
         assert seen.probabilities_B40 is not None
-        return [dict(zip(ATTRIBUTES, row, strict=True)) for row in seen.probabilities_B40.tolist()]
+        assert seen.read_B40 is not None
+        shares, answers = seen.probabilities_B40.tolist(), seen.read_B40.tolist()
+        named = [[dict(zip(ATTRIBUTES, row, strict=True)) for row in rows] for rows in (shares, answers)]
+        return [{"probabilities": share, "attributes": yes} for share, yes in zip(*named, strict=True)]
 
     async def ready(self, asked: Asked) -> Refused | None:
         """Whether a face goes through all stages; those that may be at 0 replicas are left asleep."""

@@ -94,7 +94,7 @@ def router(service: "Service") -> APIRouter:
         faces = await call(service.align.attributes, data, asked.before(left), left_s=left)
         if isinstance(faces, Refused):
             raise _told(service, faces)
-        return JSONResponse({"faces": [{"probabilities": face} for face in faces]}, headers=NO_STORE)
+        return JSONResponse({"faces": faces}, headers=NO_STORE)
 
     @routes.get("/budget", responses=problems(401, 404, 422, 503), response_model=Budget, tags=["privacy"])
     async def budget(key: anyone, query: Annotated[Subject, Query()]) -> Response:

@@ -78,14 +78,18 @@ class Released(BaseModel):
     release: str
 
 
-class Probabilities(BaseModel):
+class Read(BaseModel):
+    """One face's attributes as Stage I reads them."""
+
     probabilities: dict[str, float]
+    attributes: dict[str, bool]
+    """What Stage I takes for true: each attribute has a threshold of its own."""
 
 
 class Attributes(BaseModel):
     """For the person whose photo it is: stored nowhere."""
 
-    faces: list[Probabilities]
+    faces: list[Read]
 
 
 class Spent(BaseModel):

@@ -226,6 +226,7 @@ class Anonymizer:
     def _evidence(self, done: FaceBatch, i: int) -> Evidence:
         assert done.released_B40 is not None
         assert done.probabilities_B40 is not None
+        assert done.read_B40 is not None
         released, probabilities = done.released_B40[i].tolist(), done.probabilities_B40[i].tolist()
         outside = OUTSIDE_FACE if done.strength > 0 else frozenset[str]()
         public = PublicEvidence(
@@ -239,7 +240,8 @@ class Anonymizer:
             weights=self.weights | done.public["weights"],
             precision="+".join(done.public["precision"]),
         )
-        changed = tuple(name for name, p, r in zip(ATTRIBUTES, probabilities, released, strict=True) if (p > 0.5) != r)
+        read = done.read_B40[i].tolist()
+        changed = tuple(name for name, was, now in zip(ATTRIBUTES, read, released, strict=True) if was != now)
         return Evidence(public, PrivateEvidence(dict(zip(ATTRIBUTES, probabilities, strict=True)), changed))
 
 
@@ -261,6 +263,7 @@ def join(batches: Sequence[FaceBatch]) -> FaceBatch:
         strength=batches[0].strength,
         source_B3HW=rows("source_B3HW"),
         probabilities_B40=rows("probabilities_B40"),
+        read_B40=rows("read_B40"),
         released_B40=rows("released_B40"),
         faces_B3HW=rows("faces_B3HW"),
     )
@@ -281,6 +284,7 @@ def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
             code_keys=batch.code_keys[a:b],
             source_B3HW=rows(batch.source_B3HW, a, b),
             probabilities_B40=rows(batch.probabilities_B40, a, b),
+            read_B40=rows(batch.read_B40, a, b),
             released_B40=rows(batch.released_B40, a, b),
             faces_B3HW=rows(batch.faces_B3HW, a, b),
         )

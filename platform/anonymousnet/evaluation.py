@@ -30,7 +30,7 @@ from anonymousnet.privacy.finetune import Effort
 from anonymousnet.privacy.jobs import Job, Progress, Run, workers
 from anonymousnet.privacy.matching import check_people, thresholds
 from anonymousnet.privacy.methods import METHODS, THIS, TRANSLATION
-from anonymousnet.privacy.pairs import Pairs, count_photos, open_release, true_probabilities
+from anonymousnet.privacy.pairs import Pairs, count_photos, open_release, true_attributes
 from anonymousnet.privacy.verdict import Verdict, judge
 
 CHUNK = 100
@@ -95,7 +95,7 @@ def evaluate(
     _check_out(release, out)
     names, missing = _recognisers(recognisers, config)
     kit = tools(config, names)
-    reader = true_probabilities(kit.classifier, kit.runner)
+    reader = true_attributes(kit.classifier, kit.runner)
     others, left_out = _other_methods(config)
     with workers(config.device, count_photos(release)) as run:
         opened = open_release(release, originals, identities, config, reader, run, progress)

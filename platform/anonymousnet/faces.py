@@ -80,6 +80,8 @@ class FaceBatch:
     """float32 in [-1, 1]: the aligned crop as it is. PRIVATE; None after Stage I."""
     probabilities_B40: Tensor | None = None
     """float32 in [0, 1] from Stage I. PRIVATE."""
+    read_B40: Tensor | None = None
+    """bool from Stage I: what it takes for true. PRIVATE."""
     released_B40: Tensor | None = None
     """bool from Stage II."""
     faces_B3HW: Tensor | None = None
@@ -111,13 +113,12 @@ class FaceBatch:
         _check("region", self.region_B1HW, (b, 1, side, side), 0.0, 1.0)
         if self.probabilities_B40 is not None:
             _check("probabilities", self.probabilities_B40, (b, len(ATTRIBUTES)), 0.0, 1.0)
-        if self.released_B40 is not None and (
-            self.released_B40.shape != (b, len(ATTRIBUTES)) or self.released_B40.dtype != torch.bool
-        ):
-            raise StageError(
-                f"released: expected bool of shape {(b, len(ATTRIBUTES))}, got {self.released_B40.dtype} "
-                f"of shape {tuple(self.released_B40.shape)}"
-            )
+        for name, answers in {"read": self.read_B40, "released": self.released_B40}.items():
+            if answers is not None and (answers.shape != (b, len(ATTRIBUTES)) or answers.dtype != torch.bool):
+                raise StageError(
+                    f"{name}: expected bool of shape {(b, len(ATTRIBUTES))}, got {answers.dtype} "
+                    f"of shape {tuple(answers.shape)}"
+                )
         if not len(self.draw_keys) == len(self.code_keys) == b:
             raise StageError(f"keys: expected {b} of each, got {len(self.draw_keys)} and {len(self.code_keys)}")
         return self

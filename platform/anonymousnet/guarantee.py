@@ -163,8 +163,11 @@ def _verdict(
         """Release `photo` with this alignment and these attributes, all after Stage II done anew."""
         image = Photo(photo, prepared.image.alpha, prepared.image.format)
         altered = anonymizer.hide(image, prepared.matrices_F23)
-        read = {"probabilities_B40": done.probabilities_B40, "released_B40": done.released_B40, "public": done.public}
-        batch = altered.batch.with_(source_B3HW=None, **read | changes)
+        seen = {
+            "probabilities_B40": done.probabilities_B40, "read_B40": done.read_B40, "released_B40": done.released_B40,
+            "public": done.public,
+        }  # fmt: skip
+        batch = altered.batch.with_(source_B3HW=None, **seen | changes)
         for stage in anonymizer.stages[2:]:
             batch = stage(batch)
         return _outcome(anonymizer, altered, batch)

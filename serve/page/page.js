@@ -19,7 +19,7 @@ let policy = null; // what the server allows
 let stop = {}; // control -> its values, from least to most private
 let photo = null; // the chosen File or Blob; it never leaves this tab but for the requests
 let release = null; // the answer for the settings shown
-let readings = null; // attribute probabilities per face: private, in this tab only
+let readings = null; // what was read in each face: private, in this tab only
 let chosen = 0; // face of the table
 let latest = 0; // number of the newest request: an older answer is thrown away
 let pending = new AbortController();
@@ -224,7 +224,7 @@ function stepItem({ control, value, label: text, gain }) {
 
 function table() {
   if (!release || !readings || readings.length !== release.faces.length) return;
-  fillTables(policy.attributes, release.faces[chosen], readings[chosen].probabilities);
+  fillTables(policy.attributes, release.faces[chosen], readings[chosen]);
   chooseFace(release.faces.length, chosen, (face) => { chosen = face; table(); });
   $("attributes").hidden = false;
 }

@@ -3,10 +3,10 @@
 import { $, make } from "./common.js";
 import { plain } from "./words.js";
 
-/** Fills both tables for one face. `probabilities`: attribute -> 0 to 1 as read. */
-export function fillTables(names, { released, unprotected }, probabilities) {
+/** Fills both tables for one face. `probabilities` (0 to 1) and `attributes` (yes or no) as read. */
+export function fillTables(names, { released, unprotected }, { probabilities, attributes }) {
   const groups = { painted: [], outside: [] };
-  for (const name of names) groups[unprotected.includes(name) ? "outside" : "painted"].push(row(name, probabilities[name], released[name]));
+  for (const name of names) groups[unprotected.includes(name) ? "outside" : "painted"].push(row(name, probabilities[name], attributes[name], released[name]));
   for (const [id, rows] of Object.entries(groups)) {
     $(id).hidden = !rows.length;
     $(id).tHead.replaceChildren(make("tr", {}, ...["Attribute", "Read (private)", "Released"].map((text) => make("th", { scope: "col" }, text))));
@@ -16,8 +16,8 @@ export function fillTables(names, { released, unprotected }, probabilities) {
   $("attributes-summary").textContent = `${differ} of ${groups.painted.length} painted attributes were released differently from what was read.`;
 }
 
-function row(name, probability, value) {
-  const was = probability > 0.5, differs = was !== value;
+function row(name, probability, was, value) {
+  const differs = was !== value;
   const tell = (yes) => make("span", { className: yes ? "" : "no" }, yes ? "yes" : "no");
   const read = make("td", {}, tell(was), make("span", { className: "share" }, `${Math.round(100 * probability)} %`));
   const out = make("td", {}, tell(value));

@@ -112,7 +112,7 @@ def _photo(task: tuple[str, bytes, bytes, list[dict[str, Any]]]) -> tuple[str, b
     said = torch.tensor([[face["attributes"][a] for a in ATTRIBUTES] for face in faces])
     facts = {"epsilon": 0.0, "t": 0.0, "unprotected": ()}
     batch = altered.batch.with_(
-        source_B3HW=None, released_B40=said, probabilities_B40=torch.zeros(said.shape), public=facts
+        source_B3HW=None, released_B40=said, probabilities_B40=torch.zeros(said.shape), read_B40=said, public=facts
     )
     for stage in _anonymizer.stages[2:]:
         batch = stage(batch)

@@ -165,7 +165,7 @@ def test_a_photo_of_another_size_is_left_out(case: Case, found: Evaluation, tmp_
     Image.new("RGB", (50, 40)).save(originals / case.names[0])
     (originals / case.names[1]).write_bytes(b"no picture")
     (originals / case.names[2]).unlink()
-    opened = open_release(case.release, originals, case.identities, case.config, lambda f: np.zeros((len(f), 40)))
+    opened = open_release(case.release, originals, case.identities, case.config, lambda f: np.zeros((len(f), 40), bool))
     assert opened.left_out["original and release differ in size"] == 1
     assert opened.left_out["photo does not read"] == 1
     assert opened.left_out["no original of this name"] == 1

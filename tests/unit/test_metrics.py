@@ -42,6 +42,21 @@ def test_chance_average_precision_is_the_prevalence() -> None:
     assert attributes.average_precision(rng.random(20000), rng.random(20000) < 0.2) == pytest.approx(0.2, abs=0.02)
 
 
+def test_the_thresholds_are_the_best_there_are() -> None:
+    rng, balance = np.random.default_rng(0), 0.2
+    chances = rng.beta(0.4, 2.0, (40_000, 40))
+    truth = rng.random(chances.shape) < chances
+
+    def worth(thresholds: np.ndarray | float) -> float:
+        means = attributes.score_attributes(chances, truth, None, thresholds).means()
+        return means["accuracy"] + balance * means["balanced"]
+
+    best = attributes.decision_thresholds(truth.mean(0), balance)
+    assert worth(best) > max(worth(other) for other in (0.5, best - 0.08, best + 0.08, truth.mean(0)))
+    assert attributes.decision_thresholds(truth.mean(0), 0.0) == pytest.approx(0.5)
+    assert np.isfinite(attributes.decision_thresholds(np.array([0.0, 1.0]), balance)).all()
+
+
 def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     rates = [identity.wilson(int(k), 50) for k in rng.binomial(50, 0.1, 2000)]

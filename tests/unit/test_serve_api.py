@@ -277,6 +277,7 @@ class TestRest:
         (face,) = answer.json()["faces"]
         assert len(face["probabilities"]) == 40
         assert all(0 <= p <= 1 for p in face["probabilities"].values())
+        assert face["attributes"] == {name: p > 0.5 for name, p in face["probabilities"].items()}
 
     def test_policy_says_what_is_so(self, client: TestClient, settings: tuple[Config, dict[str, str]]) -> None:
         policy = TestClient(client.app).get("/v1/policy").json()

@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from anonymousnet.align.region import feather, level, masks, pixelated
+from anonymousnet.config import ObfuscateConfig
+from anonymousnet.data.attributes import INDEX
 from anonymousnet.device import Runner
 from anonymousnet.errors import StageError
 from anonymousnet.faces import FaceBatch
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
+from anonymousnet.privacy.mechanism import Mechanism
+from anonymousnet.privacy.population import celeba_population
+from anonymousnet.stages.obfuscate import Obfuscate
 from anonymousnet.stages.predict import Predict
 from anonymousnet.stages.synthesize import Synthesize, Translate, codes
 
@@ -54,6 +59,27 @@ def test_stage_one_sees_the_face_and_drops_it(runner: Runner) -> None:
     assert done.source_B3HW is None
     assert done.probabilities_B40 is not None
     assert done.probabilities_B40.shape == (5, 40)
+
+
+def test_stage_one_takes_for_true_what_lies_above_its_attribute_s_own_threshold(runner: Runner) -> None:
+    net = Classifier(ClassifierConfig(px=PX, width=8))
+    plain = Predict(net, runner)(batch())
+    assert plain.read_B40 is not None
+    assert plain.probabilities_B40 is not None
+    assert torch.equal(plain.read_B40, plain.probabilities_B40 > 0.5)
+    net.threshold_40[:20], net.threshold_40[20:] = 0.0, 1.0
+    other = Predict(net, runner)(batch()).read_B40
+    assert other is not None
+    assert other.tolist() == [[True] * 20 + [False] * 20] * 5
+
+
+def test_stage_two_starts_from_what_was_read() -> None:
+    kept = Mechanism.solve(celeba_population(), ObfuscateConfig(keep=("Male", "Smiling")))
+    read = torch.rand(5, 40) > 0.5
+    done = Obfuscate(kept)(batch().with_(source_B3HW=None, read_B40=read))
+    columns = [INDEX["Male"], INDEX["Smiling"]]
+    assert done.released_B40 is not None
+    assert torch.equal(done.released_B40[:, columns], read[:, columns])
 
 
 def test_stage_one_resizes_to_its_own_size(runner: Runner) -> None:

@@ -41,6 +41,18 @@ def test_a_flipped_byte_is_refused_with_the_file_s_name(folder: Path) -> None:
         weights.read(str(folder))
 
 
+def test_older_weights_say_yes_above_a_half(tmp_path: Path) -> None:
+    state = Classifier(SHAPE).state_dict()
+    del state["threshold_40"]
+    weights.write(tmp_path / "old", "classifier", SHAPE.model_dump(), state, {})
+    net = weights.build(weights.read(str(tmp_path / "old")), Classifier)
+    assert net.says(torch.tensor([[0.49, 0.51] * 20])).tolist() == [[False, True] * 20]
+    del state["temperature_40"]
+    weights.write(tmp_path / "lacking", "classifier", SHAPE.model_dump(), state, {})
+    with pytest.raises(WeightsError, match="lacking do not fit a classifier"):
+        weights.build(weights.read(str(tmp_path / "lacking")), Classifier)
+
+
 def test_another_architecture_is_refused(folder: Path) -> None:
     with pytest.raises(WeightsError, match="expected a generator, got a classifier"):
         weights.build(weights.read(str(folder)), Generator)

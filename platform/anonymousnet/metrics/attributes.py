@@ -33,14 +33,15 @@ class AttributeScores:
 
 
 def score_attributes(
-    probabilities_N40: NDArray[np.floating], truth_N40: NDArray[np.bool_], majority_40: NDArray[np.bool_] | None = None
-) -> AttributeScores:
-    """Score probabilities in [0, 1] against booleans.
+    probabilities_N40: NDArray[np.floating], truth_N40: NDArray[np.bool_], majority_40: NDArray[np.bool_] | None = None,
+    thresholds_40: NDArray[np.floating] | float = 0.5,
+) -> AttributeScores:  # fmt: skip
+    """Score probabilities in [0, 1], above `thresholds_40` a yes, against booleans.
 
     `majority_40`: the answer that the baseline always gives (the training set's majority); by default the majority of
     `truth` itself, which is the stricter baseline.
     """
-    said = probabilities_N40 > 0.5
+    said = probabilities_N40 > thresholds_40
     if majority_40 is None:
         majority_40 = truth_N40.mean(0) > 0.5
     with np.errstate(invalid="ignore"):
@@ -57,6 +58,21 @@ def score_attributes(
             [calibration_error(probabilities_N40[:, i], truth_N40[:, i]) for i in range(truth_N40.shape[1])]
         ),
     )
+
+
+def decision_thresholds(prevalence_40: NDArray[np.floating], balance: float) -> NDArray[np.float64]:
+    """The thresholds on calibrated probabilities that maximise accuracy + `balance` x balanced accuracy.
+
+    A right yes then weighs 1 + balance / (2 prevalence), a right no 1 + balance / (2 (1 - prevalence)), and Bayes' rule
+    says yes where the expected weight is larger (Elkan, IJCAI 2001, eq. 2). Prevalences of 0 or 1 are counted as 1e-6
+    from it. 0 gives 0.5 for all; the larger the balance, the nearer to the prevalence.
+
+    >>> decision_thresholds(np.array([0.1, 0.5]), 0.2).round(3).tolist()
+    [0.357, 0.5]
+    """
+    share = np.clip(prevalence_40, 1e-6, 1 - 1e-6)
+    yes, no = 1 + balance / (2 * share), 1 + balance / (2 * (1 - share))
+    return np.asarray(no / (yes + no))
 
 
 def average_precision(scores_N: NDArray[np.floating], truth_N: NDArray[np.bool_]) -> float:

@@ -115,10 +115,10 @@ def landmark_error(before: Points, after: Points) -> float:
     return float(np.mean(errors)) if errors else float("nan")
 
 
-def agreement(probabilities_N40: NDArray[np.floating], said_N40: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def agreement(read_N40: NDArray[np.bool_], said_N40: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N, A) whether the classifier reads each released attribute of the painted region off the released face."""
     inside = [INDEX[name] for name in INSIDE_FACE]
-    return np.asarray(((probabilities_N40 > 0.5) == said_N40)[:, inside])
+    return np.asarray((read_N40 == said_N40)[:, inside])
 
 
 def _box(side: int) -> tuple[slice, slice, slice, slice]:

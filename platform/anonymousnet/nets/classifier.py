@@ -20,9 +20,13 @@ class ClassifierConfig(BaseModel):
 
 
 class Classifier(nn.Module):
-    """B3HW in [-1, 1], H = W = px -> B40 logits; sigmoid(logits / temperature) are the probabilities."""
+    """B3HW in [-1, 1], H = W = px -> B40 logits; sigmoid(logits / temperature) are the probabilities, and above its
+    threshold an attribute counts as there."""
 
+    optional = ("threshold_40",)
+    """Tensors that older weights lack."""
     temperature_40: Tensor
+    threshold_40: Tensor
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -31,6 +35,7 @@ class Classifier(nn.Module):
         self.dropout = Dropout(0.2)
         self.head = nn.Linear(self.trunk.channels, len(ATTRIBUTES))
         self.register_buffer("temperature_40", torch.ones(len(ATTRIBUTES)))
+        self.register_buffer("threshold_40", torch.full((len(ATTRIBUTES),), 0.5))
 
     def forward(self, faces_B3HW: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(self.trunk(faces_B3HW).mean((2, 3))))
@@ -38,4 +43,12 @@ class Classifier(nn.Module):
 
     def probabilities(self, faces_B3HW: Tensor) -> Tensor:
         """Calibrated probabilities, float32 B40 in [0, 1] (Guo et al., ICML 2017: one temperature per attribute)."""
-        return torch.sigmoid(self(faces_B3HW).float() / self.temperature_40)
+        return self.calibrated(self(faces_B3HW))
+
+    def calibrated(self, logits_B40: Tensor) -> Tensor:
+        """Probabilities of logits, on the logits' device."""
+        return torch.sigmoid(logits_B40.float() / self.temperature_40.to(logits_B40.device))
+
+    def says(self, probabilities_B40: Tensor) -> Tensor:
+        """Yes or no (bool B40) to probabilities, on their device."""
+        return probabilities_B40 > self.threshold_40.to(probabilities_B40.device)

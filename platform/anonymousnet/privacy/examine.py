@@ -225,7 +225,7 @@ def _agreement(kit: Tools, pairs: Pairs, features_ND: NDArray[np.float64]) -> Ma
         return None
     with torch.inference_mode():
         logits = kit.classifier.head(torch.from_numpy(features_ND).float().to(kit.runner.device)).cpu()
-    return image.agreement(torch.sigmoid(logits).numpy(), pairs.said_N40)
+    return image.agreement(kit.classifier.says(kit.classifier.calibrated(logits)).numpy(), pairs.said_N40)
 
 
 def _share(right_NA: Mask, ids_N: NDArray[np.int64]) -> Rate:

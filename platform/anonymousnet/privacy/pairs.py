@@ -91,12 +91,12 @@ class Opened:
 
 
 def open_release(
-    release: Path, originals: Path, identities_file: Path, config: Config, classifier: Callable[[Faces], Any],
+    release: Path, originals: Path, identities_file: Path, config: Config, reader: Callable[[Faces], Any],
     run: Run = here, progress: Progress = lambda items, _: items,
 ) -> Opened:  # fmt: skip
     """Match released photos with originals of the same relative path, find and align the largest face of each.
 
-    `classifier`: uint8 faces -> probabilities (N, 40), the source of true attributes where CelebA's
+    `reader`: uint8 faces -> attributes (bool N40), the source of the true ones where CelebA's
     list_attr_celeba.txt does not stand beside the identity file. Raises StorageError for a missing file or folder,
     DataError where the identity file names nobody in the release, or no original fits.
     """
@@ -124,7 +124,7 @@ def open_release(
             f"none of the {len(named)} named photos of {release} has a usable original under {originals}: "
             + ", ".join(f"{reason} {count}" for reason, count in left_out.items() if count)
         )
-    return _opened(found, photos, named, identities_file, classifier, left_out)
+    return _opened(found, photos, named, identities_file, reader, left_out)
 
 
 def count_photos(release: Path) -> int:
@@ -132,8 +132,14 @@ def count_photos(release: Path) -> int:
     return len(_rows(release))
 
 
+def true_attributes(net: Classifier, runner: Any) -> Callable[[Faces], NDArray[np.bool_]]:
+    """What Stage I takes for true, as a function of uint8 faces."""
+    probabilities = true_probabilities(net, runner)
+    return lambda faces_N3HW: np.asarray(net.says(torch.from_numpy(probabilities(faces_N3HW))).numpy())
+
+
 def true_probabilities(net: Classifier, runner: Any) -> Callable[[Faces], NDArray[np.float32]]:
-    """Stage I as a function of uint8 faces."""
+    """Stage I's probabilities, as a function of uint8 faces."""
     placed = runner.place(net)
 
     def read(faces_N3HW: Faces) -> NDArray[np.float32]:
@@ -145,12 +151,12 @@ def true_probabilities(net: Classifier, runner: Any) -> Callable[[Faces], NDArra
 
 def _opened(
     found: list[tuple[str, Faces, Faces, int]], photos: Mapping[str, list[dict[str, Any]]],
-    named: Mapping[str, int], identities_file: Path, classifier: Callable[[Faces], Any], left_out: dict[str, int],
+    named: Mapping[str, int], identities_file: Path, reader: Callable[[Faces], Any], left_out: dict[str, int],
 ) -> Opened:  # fmt: skip
     names = [name for name, *_ in found]
     sources, released = (np.stack([item[i] for item in found]) for i in (1, 2))
     evidence = [photos[name][face] for name, _, _, face in found]
-    truth, where = _truth(identities_file, names, sources, classifier)
+    truth, where = _truth(identities_file, names, sources, reader)
     said = np.array([[bool(row[name]) for name in ATTRIBUTES] for row in evidence])
     pairs = Pairs(sources, released, np.array([named[name] for name in names], np.int64), truth, said)
     epsilons = [float(row["epsilon"]) for row in evidence]
@@ -226,7 +232,7 @@ def _faces(
 
 
 def _truth(
-    identities_file: Path, names: list[str], sources: Faces, classifier: Callable[[Faces], Any]
+    identities_file: Path, names: list[str], sources: Faces, reader: Callable[[Faces], Any]
 ) -> tuple[NDArray[np.bool_], str]:
     """True attributes: CelebA's labels where they are at hand for every photo, else Stage I's reading."""
     labels = identities_file.with_name("list_attr_celeba.txt")
@@ -235,4 +241,4 @@ def _truth(
         rows = {name: i for i, name in enumerate(known)}
         if all(Path(name).name in rows for name in names):
             return table[[rows[Path(name).name] for name in names]], "CelebA's labels"
-    return np.asarray(classifier(sources) > 0.5), "our classifier's reading of the originals"
+    return np.asarray(reader(sources)), "our classifier's reading of the originals"

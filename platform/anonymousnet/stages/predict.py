@@ -14,11 +14,11 @@ from anonymousnet.stage import Stage
 
 
 class Predict(Stage):
-    """Classifier -> `probabilities_B40`; `source_B3HW` ends here."""
+    """Classifier -> `probabilities_B40` and `read_B40`; `source_B3HW` ends here."""
 
     name: ClassVar[str] = "predict"
     needs: ClassVar[tuple[str, ...]] = ("source_B3HW",)
-    gives: ClassVar[tuple[str, ...]] = ("probabilities_B40",)
+    gives: ClassVar[tuple[str, ...]] = ("probabilities_B40", "read_B40")
 
     def __init__(self, classifier: Classifier, runner: Runner) -> None:
         self.classifier = runner.place(classifier)
@@ -30,5 +30,6 @@ class Predict(Stage):
         assert faces is not None  # `needs` holds it
         if faces.shape[-1] != px:
             faces = F.interpolate(faces, size=(px, px), mode="bilinear", antialias=True).clamp(-1, 1)
-        probabilities = self.runner(self.classifier.probabilities, faces)
-        return batch.with_(probabilities_B40=probabilities.to(torch.float32), source_B3HW=None)
+        probabilities = self.runner(self.classifier.probabilities, faces).to(torch.float32)
+        read = self.classifier.says(probabilities)
+        return batch.with_(probabilities_B40=probabilities, read_B40=read, source_B3HW=None)

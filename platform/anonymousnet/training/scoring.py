@@ -69,7 +69,7 @@ def score_weights(name: str, data: Path, partition: Partition | Literal["wild"],
         if isinstance(net, Embedder):
             return Scores(name, len(part), verification_scores(embed(net, table.faces_N3HW), table.identities_N), [])
         assert isinstance(net, Classifier)
-        probabilities = torch.sigmoid(logits_of(net, table) / net.temperature_40.cpu())
+        probabilities = net.calibrated(logits_of(net, table))
     majority = celeba.part("train").attributes.mean(0) > 0.5
-    scores = score_attributes(probabilities.numpy(), part.attributes, majority)
+    scores = score_attributes(probabilities.numpy(), part.attributes, majority, net.threshold_40.cpu().numpy())
     return Scores(name, len(part), scores.means(), scores.table())

@@ -126,7 +126,10 @@ def build(weights: Weights, kind: type[Net]) -> Net:
         raise WeightsError(f"weights {weights.name}: expected a {wanted}, got a {weights.network}; check the setting")
     try:
         net = kind(NETWORKS[wanted][1].model_validate(weights.config))
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.tensors.items()})
+        own = net.state_dict()
+        lacking = {k: own[k] for k in getattr(kind, "optional", ())}
+        given = {k: v.float() if v.is_floating_point() else v for k, v in weights.tensors.items()}
+        net.load_state_dict({**lacking, **given})
     except (ValidationError, RuntimeError) as error:
         raise WeightsError(f"weights {weights.name} do not fit a {wanted}: {str(error).splitlines()[0]}") from error
     return net.eval().requires_grad_(False)
