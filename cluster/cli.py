@@ -159,7 +159,7 @@ def score_weights(
     found = score(name, celeba(data), partition, Config.load(config_file, overrides))
     table = [
         "  ".join([f"{row[next(iter(row))]:<22}", *(f"{k} {v:.3f}" for k, v in row.items() if not isinstance(v, str))])
-        for row in found.rows
+        for row in [*found.rows, *found.subgroups]
     ]
     headline = "  ".join(f"{key} {value:.4f}" for key, value in found.means.items())
     show(asdict(found), as_json, [*table, f"{name} on {found.faces} {partition} faces: {headline}"])
@@ -184,6 +184,29 @@ def calibrate_weights(
         *("  ".join([f"{name:<7}", *(f"{key} {value:.4f}" for key, value in means.items())])
           for name, means in (("before", done.before), ("after", done.after))),
         f"weights {done.sha256}  on {done.faces} validation faces",
+    ])  # fmt: skip
+
+
+@weights.command("discriminant")
+@click.argument("classifier")
+@click.argument("out", type=FOLDER)
+@click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def make_embedder(
+    classifier: str, out: Path, data: Path | None, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Make an embedder of a classifier, in closed form: its features, and what tells people apart among them."""
+    from anonymousnet.config import Config
+    from anonymousnet.training.discriminant import make_embedder as make
+
+    config = Config.load(config_file, overrides)
+    made = make(classifier, out, celeba(data), config, lambda rows: bar("batch")(rows, None))
+    show(asdict(made), as_json, [
+        *(f"  {name:<24}{value:.4f}" for name, value in made.scores.items()),
+        f"weights {made.sha256}  from {made.faces} faces of {made.people} people",
     ])  # fmt: skip
 
 

@@ -23,8 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from anonymousnet.data.images import PHOTO_SUFFIXES, find_photos
 from anonymousnet.errors import ConfigError, StorageError
+from anonymousnet.metrics.bootstrap import clustered
 from anonymousnet.metrics.identity import Rate
-from anonymousnet.privacy.matching import clustered
 
 T = TypeVar("T")
 Task = Literal["real", "same"]

@@ -50,6 +50,34 @@ def test_labels_are_right_and_a_second_run_goes_on(tmp_path: Path, monkeypatch: 
     )
 
 
+@needs_dlib
+def test_the_teachers_own_detector_places_the_square_if_it_sees_the_same_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dlib
+
+    found: list[dlib.rectangle] = []
+
+    class Finder:
+        def run(self, shown: np.ndarray, upsample: int, threshold: float) -> tuple[list[dlib.rectangle]]:
+            assert shown.shape[0] == pytest.approx(2 * teacher.SHOWN_AT, abs=2)
+            return (found,)
+
+    labeller = teacher.Teacher()
+    monkeypatch.setattr(labeller, "_detector", Finder())
+    rgb, box = np.zeros((400, 600, 3), np.uint8), np.array([250, 150, 350, 250], np.float32)
+    usual = labeller.square(rgb, box)
+    side = 100 * teacher.SIDE
+    middle = np.array([300, 200 + 100 * teacher.DOWN])
+    assert usual == pytest.approx([*(middle - side / 2), *(middle + side / 2)])
+    centre = teacher.SHOWN_AT
+    found.append(dlib.rectangle(centre - 60, centre - 50, centre + 59, centre + 69))  # 10 px lower
+    zoom = teacher.SHOWN_AT / 100
+    square = labeller.square(rgb, box)
+    assert square[2] - square[0] == pytest.approx(120 / zoom)
+    assert (square[:2] + square[2:]) / 2 == pytest.approx(middle + np.array([0, 10 / zoom]), abs=1)
+    found[0] = dlib.rectangle(0, 0, 60, 60)  # somebody beside
+    assert labeller.square(rgb, box) == pytest.approx(usual)
+
+
 def test_an_empty_folder_and_a_missing_teacher_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="found none"):
         teacher.label(tmp_path, tmp_path / "out.npz")

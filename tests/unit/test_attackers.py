@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from anonymousnet.config import Config
-from anonymousnet.data.attributes import INDEX
+from anonymousnet.data.attributes import ALL, INDEX
 from anonymousnet.device import Runner
 from anonymousnet.errors import ConfigError, DataError
+from anonymousnet.metrics.bootstrap import clustered
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
@@ -28,7 +29,7 @@ from anonymousnet.privacy.attackers import (
     some_of_each,
 )  # fmt: skip
 from anonymousnet.privacy.finetune import Effort
-from anonymousnet.privacy.matching import ALL, Matching, clustered, match, thresholds
+from anonymousnet.privacy.matching import Matching, match, thresholds
 from anonymousnet.privacy.methods import METHODS
 from anonymousnet.privacy.pairs import Pairs
 from anonymousnet.privacy.recognisers import Ours

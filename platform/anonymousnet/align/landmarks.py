@@ -21,6 +21,7 @@ from anonymousnet.align.warp import Matrix, Rgb, crop_faces, similarity
 from anonymousnet.config import AlignConfig
 from anonymousnet.device import Runner
 from anonymousnet.nets.dan import DAN, five_from_68, mean_shape
+from anonymousnet.nets.fold import folded
 
 Points = NDArray[np.float64]
 
@@ -67,5 +68,5 @@ class Landmarker:
     def _network(self) -> DAN:
         if self._net is None:
             assert self.config.landmarks is not None
-            self._net = self.runner.place(weights.build(weights.read(self.config.landmarks), DAN))
+            self._net = self.runner.place(folded(weights.build(weights.read(self.config.landmarks), DAN)))
         return self._net

@@ -5,6 +5,9 @@ Source: Liu et al., *Deep Learning Face Attributes in the Wild* (ICCV 2015), `li
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 ATTRIBUTES: tuple[str, ...] = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald",
     "Bangs", "Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair",
@@ -27,3 +30,19 @@ releases, the photo itself still shows them. Reports name them as unprotected.""
 
 INSIDE_FACE: tuple[str, ...] = tuple(name for name in ATTRIBUTES if name not in OUTSIDE_FACE)
 """Attributes that the painted region carries."""
+
+SUBGROUPS = ("Male", "Young", "Pale_Skin")
+"""Attributes that every headline rate is split by."""
+ALL = "all"
+"""What a table calls everyone, beside its subgroups."""
+
+
+def subgroups(truth_N40: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """Name such as "Male: no" -> members (N,), by true attributes; empty groups are left out."""
+    found = {}
+    for name in SUBGROUPS:
+        for value in (True, False):
+            members = truth_N40[:, INDEX[name]] == value
+            if members.any():
+                found[f"{name.replace('_', ' ')}: {'yes' if value else 'no'}"] = members
+    return found

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.metrics.bootstrap import interval, resampled, totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,24 @@ def score_attributes(
             [calibration_error(probabilities_N40[:, i], truth_N40[:, i]) for i in range(truth_N40.shape[1])]
         ),
     )
+
+
+def mean_intervals(
+    said_N40: NDArray[np.bool_], truth_N40: NDArray[np.bool_], people_N: NDArray[np.int64]
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals over people of the means over attributes of `accuracy` and `balanced` accuracy.
+
+    In a resample without a yes or without a no of an attribute, that attribute is left out of the balanced mean.
+    """
+
+    def rate(right_N40: NDArray[np.bool_], trials_N40: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return resampled(totals(right_N40 & trials_N40, people_N), totals(trials_N40, people_N))
+
+    recall, specificity = rate(said_N40, truth_N40), rate(~said_N40, ~truth_N40)
+    return {
+        "accuracy": interval(rate(said_N40 == truth_N40, np.ones_like(truth_N40)).mean(1)),
+        "balanced": interval(np.nanmean((recall + specificity) / 2, 1)),
+    }
 
 
 def decision_thresholds(prevalence_40: NDArray[np.floating], balance: float) -> NDArray[np.float64]:

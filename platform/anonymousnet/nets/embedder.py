@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from anonymousnet.draw import Dropout
 from anonymousnet.nets.trunk import Trunk
 
+POOL = 2
+"""Side of the squares of the trunk's features whose means the head reads."""
+
 
 class EmbedderConfig(BaseModel):
     """Shape of the embedder."""
@@ -26,14 +29,16 @@ class Embedder(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = Trunk(config.width)
-        # A strided convolution keeps where a feature lies; ArcFace's authors found pooling to lose identity.
-        side = config.px // 16
-        self.squeeze = nn.Conv2d(self.trunk.channels, self.trunk.channels // 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(self.trunk.channels // 2)
+        # Means over small squares keep where a feature lies; ArcFace's authors found pooling over all to lose identity.
+        side = config.px // 16 // POOL
         self.dropout = Dropout(0.3)
-        self.head = nn.Linear(self.trunk.channels // 2 * side * side, config.dimensions, bias=False)
+        self.head = nn.Linear(self.trunk.channels * side * side, config.dimensions, bias=False)
         self.scale = nn.BatchNorm1d(config.dimensions, affine=False)
 
     def forward(self, faces_B3HW: Tensor) -> Tensor:
-        features = F.relu(self.norm(self.squeeze(self.trunk(faces_B3HW))))
-        return F.normalize(self.scale(self.head(self.dropout(features.flatten(1)))).float())
+        features = self.features(faces_B3HW)
+        return F.normalize(self.scale(self.head(self.dropout(features))).float())
+
+    def features(self, faces_B3HW: Tensor) -> Tensor:
+        """What the head reads: B x (8 width px^2 / 1024)."""
+        return F.avg_pool2d(self.trunk(faces_B3HW), POOL).flatten(1)

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from anonymousnet.data.attributes import ATTRIBUTES, INDEX, INSIDE_FACE
 from anonymousnet.device import Runner, to_device
 from anonymousnet.metrics.attributes import score_attributes
+from anonymousnet.metrics.bootstrap import clustered, interval, resampled, totals
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.nets.classifier import Classifier
 from anonymousnet.nets.embedder import Embedder
 from anonymousnet.privacy.finetune import Effort, Undo, fit, unfreeze_late
-from anonymousnet.privacy.matching import Matching, clustered, match, resampled, thresholds
+from anonymousnet.privacy.matching import Matching, match, thresholds
 from anonymousnet.privacy.pairs import Pairs, true_probabilities
 from anonymousnet.privacy.recognisers import Ours, Recogniser, resized, unit_range
 from anonymousnet.training.augment import flip, jitter
@@ -214,12 +215,8 @@ def _read(probabilities: NDArray[np.floating], scored: Pairs, majority_40: Mask)
 
 def _difference(gain_NA: NDArray[np.floating], ids_N: NDArray[np.int64]) -> Rate:
     """Mean gain and its bootstrap interval over people."""
-    flat = gain_NA.ravel()
-    _, where = np.unique(np.repeat(ids_N, gain_NA.shape[1]), return_inverse=True)
-    sums, trials = np.bincount(where, flat), np.bincount(where)
-    means = resampled(np.asarray(sums, np.float64), np.asarray(trials, np.float64))
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Rate(float(flat.mean()), float(low), float(high), len(flat))
+    low, high = interval(resampled(totals(gain_NA.sum(1), ids_N), totals(np.full(*gain_NA.shape), ids_N)))
+    return Rate(float(gain_NA.mean()), low, high, gain_NA.size)
 
 
 def _placed(faces: NDArray[np.uint8], runner: Runner) -> Tensor:

@@ -18,6 +18,7 @@ from anonymousnet.align.detect import Detector
 from anonymousnet.config import Config
 from anonymousnet.device import Runner, quickest
 from anonymousnet.metrics import image
+from anonymousnet.metrics.bootstrap import clustered
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.metrics.image import Interval, Points
 from anonymousnet.nets.classifier import Classifier
@@ -25,7 +26,6 @@ from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy import recognisers
 from anonymousnet.privacy.attackers import Attack, Inference, Scored, infer, parrot, reversal, some_of_each
 from anonymousnet.privacy.finetune import Effort
-from anonymousnet.privacy.matching import clustered
 from anonymousnet.privacy.methods import METHODS, THIS, TRANSLATION, translation
 from anonymousnet.privacy.pairs import Pairs
 from anonymousnet.privacy.recognisers import Ours, Recogniser, resized, unit_range

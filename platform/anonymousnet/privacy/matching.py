@@ -10,7 +10,6 @@ that makes all faces look alike would otherwise raise its own threshold. Three k
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -18,15 +17,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from anonymousnet.data.attributes import ALL
 from anonymousnet.errors import DataError
-from anonymousnet.metrics.identity import Rate, impostor_scores, threshold_at, wilson
+from anonymousnet.metrics.bootstrap import clustered
+from anonymousnet.metrics.identity import Rate, impostor_scores, threshold_at
 
 Pair = Literal["own", "other", "released"]
 PAIRS: tuple[Pair, ...] = ("own", "other", "released")
 FARS: dict[str, float] = {"1e-2": 1e-2, "1e-3": 1e-3}
 RANKS = (1, 5)
-RESAMPLES = 1000
-ALL = "all"
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -102,34 +101,6 @@ def match(
                 _one(pair, name, scores, genuine, same, ranks, members[rows], identities_N[rows], limits, people)
             )
     return found
-
-
-def clustered(success_N: Mask, clusters_N: NDArray[np.int64]) -> Rate:
-    """A share and its 95 % interval when trials of one cluster (a person) stand or fall together.
-
-    The wider, on each side, of Wilson's interval over trials and a bootstrap over clusters (Efron, 1979): the first
-    alone takes photos of one person for independent, the second alone is [0, 0] where nothing succeeded.
-    """
-    plain = wilson(int(success_N.sum()), len(success_N))
-    if not len(success_N):
-        return plain
-    _, where = np.unique(clusters_N, return_inverse=True)
-    hits, trials = np.bincount(where, success_N), np.bincount(where)
-    low, high = np.quantile(resampled(hits.astype(np.float64), trials.astype(np.float64)), (0.025, 0.975))
-    return Rate(plain.value, min(plain.low, float(low)), max(plain.high, float(high)), plain.trials)
-
-
-def resampled(sums_G: NDArray[np.float64], trials_G: NDArray[np.float64]) -> NDArray[np.float64]:
-    """RESAMPLES bootstrap means over clusters, given each cluster's sum and number of trials. Deterministic."""
-    weights_RG = _draws(len(sums_G))
-    return np.asarray((weights_RG @ sums_G) / np.maximum(weights_RG @ trials_G, 1), np.float64)
-
-
-@functools.lru_cache(maxsize=8)
-def _draws(clusters: int) -> NDArray[np.float64]:
-    """How often each cluster is drawn in each resample."""
-    even = np.full(clusters, 1 / clusters)
-    return np.random.default_rng(0).multinomial(clusters, even, RESAMPLES).astype(np.float64)
 
 
 def _scores(probes: Vectors, gallery: Vectors) -> NDArray[np.float64]:

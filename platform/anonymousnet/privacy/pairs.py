@@ -21,7 +21,7 @@ from pyarrow import ArrowException
 from anonymousnet.align.detect import Detector
 from anonymousnet.align.warp import crop_faces, similarity
 from anonymousnet.config import Config
-from anonymousnet.data.attributes import ATTRIBUTES, INDEX
+from anonymousnet.data.attributes import ATTRIBUTES, subgroups
 from anonymousnet.data.celeba import read_attributes
 from anonymousnet.data.celeba import read_pairs as read_numbers
 from anonymousnet.data.images import load_photo
@@ -36,8 +36,6 @@ FACE_PX = 128
 """Side of the crops that attackers work on."""
 CHUNK = 50
 """Photos per reading job."""
-GROUPS = ("Male", "Young", "Pale_Skin")
-"""Attributes that every headline rate is split by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +65,8 @@ class Pairs:
         return replace(self, released_N3HW=released_N3HW, said_N40=said_N40)
 
     def subgroups(self) -> dict[str, NDArray[np.bool_]]:
-        """Name such as "Male: no" -> members, by true attributes; empty groups are left out."""
-        found = {}
-        for name in GROUPS:
-            for value in (True, False):
-                members = self.truth_N40[:, INDEX[name]] == value
-                if members.any():
-                    found[f"{name.replace('_', ' ')}: {'yes' if value else 'no'}"] = members
-        return found
+        """Name -> members, by true attributes."""
+        return subgroups(self.truth_N40)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from anonymousnet.align.region import masks, pixelated
 from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import STRENGTHS, Config
+from anonymousnet.data.attributes import ALL
 from anonymousnet.errors import WeightsError
 from anonymousnet.faces import FaceBatch
 from anonymousnet.metrics import image
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.metrics.image import Interval
 from anonymousnet.privacy.examine import Clean, features, read_back, tools
-from anonymousnet.privacy.matching import ALL, Thresholds, match
+from anonymousnet.privacy.matching import Thresholds, match
 from anonymousnet.privacy.methods import confined
 from anonymousnet.privacy.pairs import Pairs
 from anonymousnet.privacy.randomness import derive

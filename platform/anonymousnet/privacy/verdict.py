@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from anonymousnet.data.attributes import ALL
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.privacy.attackers import Attack, Inference
-from anonymousnet.privacy.matching import ALL, PAIRS, Matching, Pair
+from anonymousnet.privacy.matching import PAIRS, Matching, Pair
 
 Status = Literal["pass", "fail", "open"]
 FAR = "1e-3"

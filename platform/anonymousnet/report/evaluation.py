@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from anonymousnet.data.attributes import ALL
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.privacy.attackers import Attack
 from anonymousnet.privacy.examine import Examined
-from anonymousnet.privacy.matching import ALL, Matching, Pair
+from anonymousnet.privacy.matching import Matching, Pair
 from anonymousnet.privacy.sweep import Point
 from anonymousnet.report.plots import Bar, bars, curve
 

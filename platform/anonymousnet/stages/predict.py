@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from anonymousnet.device import Runner
 from anonymousnet.faces import FaceBatch
 from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.fold import folded
 from anonymousnet.stage import Stage
 
 
@@ -21,7 +22,7 @@ class Predict(Stage):
     gives: ClassVar[tuple[str, ...]] = ("probabilities_B40", "read_B40")
 
     def __init__(self, classifier: Classifier, runner: Runner) -> None:
-        self.classifier = runner.place(classifier)
+        self.classifier = runner.place(folded(classifier))
         self.runner, self.form = runner, runner.form
 
     def apply(self, batch: FaceBatch) -> FaceBatch:

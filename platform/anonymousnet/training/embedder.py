@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from anonymousnet import weights
 from anonymousnet.config import TrainConfig
 from anonymousnet.metrics import identity
+from anonymousnet.metrics.bootstrap import clustered
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.training.augment import erase, flip, jitter, recolour
 from anonymousnet.training.data import Batch, Contents, FaceTable
@@ -39,17 +40,16 @@ class Centres(nn.Module):
         return cosines(embeddings_BD, self.weight)
 
 
-class _WithCentres(nn.Module):
+class WithCentres(Embedder):
     """The embedder and the class centres it is trained against, so that one engine owns both."""
 
-    def __init__(self, embedder: Embedder, identities: int) -> None:
-        super().__init__()
-        self.embedder = embedder
-        self.centres = Centres(identities, embedder.config.dimensions)
+    def __init__(self, config: EmbedderConfig, identities: int) -> None:
+        super().__init__(config)
+        self.centres = Centres(identities, config.dimensions)
 
-    def forward(self, faces: Tensor) -> Tensor:
-        out: Tensor = self.embedder(faces)
-        return out
+    def embedder_state(self) -> dict[str, Tensor]:
+        """The embedder's tensors alone."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("centres.")}
 
 
 class EmbedderTask(Task):
@@ -67,7 +67,7 @@ class EmbedderTask(Task):
         self.identities = contents.identities
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"embedder": _WithCentres(self.started(Embedder(self.shape)), self.identities)}
+        return {"embedder": self.started(WithCentres(self.shape, self.identities))}
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         engine = engines["embedder"]
@@ -77,7 +77,7 @@ class EmbedderTask(Task):
         # The margin grows from nothing: at the start every angle is a right angle, and a full margin stalls training.
         margin = MARGIN * min(1.0, step / (0.3 * (self.config.steps or 1)))
         net = engine.module
-        assert isinstance(net, _WithCentres)
+        assert isinstance(net, WithCentres)
         embeddings = net(faces.contiguous(memory_format=torch.channels_last))
         loss, parts = arcface_loss(net.centres(embeddings), batch.identities_B, margin, SCALE)
         engine.step(loss)
@@ -88,8 +88,8 @@ class EmbedderTask(Task):
 
     def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
         net = networks["embedder"]
-        assert isinstance(net, _WithCentres)
-        weights.write(folder, "embedder", self.shape.model_dump(), net.embedder.state_dict(), notes)
+        assert isinstance(net, WithCentres)
+        weights.write(folder, "embedder", self.shape.model_dump(), net.embedder_state(), notes)
 
 
 def embed(net: nn.Module, faces_N3HW: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -119,3 +119,28 @@ def verification_scores(embeddings: NDArray[np.float32], identities: NDArray[np.
         rate = identity.rank_k(embeddings[probes], identities[probes], gallery, identities[rest], 1)
         scores |= {"rank1": rate.value, "rank1_chance": 1 / len(np.unique(identities[rest]))}
     return scores
+
+
+def verification_by_subgroup(
+    embeddings_ND: NDArray[np.float32], identities_N: NDArray[np.int64], groups: Mapping[str, NDArray[np.bool_]]
+) -> list[dict[str, float | str]]:
+    """A row per group (name -> members): TAR at the threshold that a share 1e-2 of ALL impostors exceeds, with its
+    95 % interval over people, and the share of the group's own impostors that exceeds it. None with under 1,000
+    impostors.
+    """
+    impostors = identity.impostor_scores(embeddings_ND, identities_N)
+    if len(impostors) < 1000:
+        return []
+    limit = identity.threshold_at(impostors, 1e-2)
+    rows: list[dict[str, float | str]] = []
+    for name, members in groups.items():
+        people, cosines = identities_N[members], embeddings_ND[members] @ embeddings_ND[members].T
+        first, second = np.triu_indices(len(people), 1)
+        same, accepted = people[first] == people[second], cosines[first, second] > limit
+        rate = clustered(accepted[same], people[first][same])
+        false_accepts = float(accepted[~same].mean()) if not same.all() else float("nan")
+        rows.append({
+            "subgroup": name, "pairs": float(rate.trials), "tar": rate.value, "tar_low": rate.low,
+            "tar_high": rate.high, "false_accepts": false_accepts,
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,89 @@
+"""An embedder in closed form: the head is the discriminant it claims to be, and training begins where it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+
+from anonymousnet import weights
+from anonymousnet.cluster.cli import main
+from anonymousnet.config import TrainConfig
+from anonymousnet.errors import DataError, WeightsError
+from anonymousnet.nets.embedder import EmbedderConfig
+from anonymousnet.training import discriminant as module
+from anonymousnet.training.data import Contents
+from anonymousnet.training.discriminant import discriminant, make_embedder
+from anonymousnet.training.embedder import EmbedderTask, WithCentres, verification_scores
+
+
+def people(n: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """40 features: 6 tell people apart, faintly; 10 others vary far more, within each person."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(n), each)
+    features = rng.normal(size=(len(who), 40))
+    features[:, :10] *= 8
+    features[:, 10:16] = rng.normal(size=(n, 6))[who] + 0.3 * features[:, 10:16]
+    mixing = np.linalg.qr(np.random.default_rng(9).normal(size=(40, 40)))[0]
+    return (features @ mixing).astype(np.float32), who
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_the_discriminant_finds_what_tells_people_apart_and_it_holds_for_others() -> None:
+    projection = discriminant(*people(120, 5, 0), 6)
+    others, who = people(60, 5, 1)
+    before = verification_scores(unit(others), who)["tar_at_far_0.01"]
+    after = verification_scores(unit(others @ projection), who)["tar_at_far_0.01"]
+    assert before < 0.1
+    assert after > 0.6
+
+
+def test_too_few_faces_are_refused() -> None:
+    with pytest.raises(DataError, match=r"expected at least 16 faces and features, got \(10, 40\)"):
+        discriminant(*people(2, 5, 0), 16)
+
+
+def test_the_head_is_the_discriminant_of_the_trunk_s_features() -> None:
+    torch.manual_seed(0)
+    net = WithCentres(EmbedderConfig(px=64, width=4, dimensions=8), 5).eval()
+    faces = np.random.default_rng(0).integers(0, 256, (60, 3, 64, 64), dtype=np.uint8)
+    who = np.arange(120) // 2 % 5
+    with torch.inference_mode():
+        features = np.concatenate(list(module._features(net, faces, iter)))
+        module._set_head(net, features, who)
+        answers = net(module._unit(faces, net)).clone()
+    projected = features[::2].astype(np.float32) @ discriminant(features.astype(np.float32), who, 8)
+    projected -= net.scale.running_mean.numpy()
+    assert (answers.numpy() * unit(projected)).sum(1).min() > 0.98  # features are kept in half precision
+    centres = F.normalize(net.centres.weight.detach())
+    own = centres[who[::2]]
+    everyone = centres @ answers.T
+    assert (own * answers).sum(1).mean() > everyone.mean() + 0.2
+
+
+def test_training_starts_where_it_ends(tmp_path: Path) -> None:
+    net = WithCentres(EmbedderConfig(px=32, width=4), 5)
+    weights.write(tmp_path / "start", module.START, net.config.model_dump(), net.state_dict(), {})
+    config = TrainConfig(start=str(tmp_path / "start"), px=32, width=4)
+    started = EmbedderTask(config, Contents(30, 5, False)).networks()["embedder"]
+    for (name, tensor), expected in zip(started.state_dict().items(), net.state_dict().values(), strict=True):
+        assert torch.allclose(tensor.float(), expected.half().float()), name
+    EmbedderTask(config, Contents(30, 5, False)).export({"embedder": started}, tmp_path / "out", {})
+    assert not [name for name in weights.read(str(tmp_path / "out")).tensors if "centres" in name]
+
+
+def test_few_faces_and_other_weights_are_explained(small_celeba: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(
+        main, ["weights", "discriminant", "attributes", str(tmp_path / "out"), "--data", str(small_celeba)]
+    )
+    assert told.exit_code != 0
+    assert "expected at least 256 faces and features, got (12, 4096)" in told.output
+    with pytest.raises(WeightsError, match="expected a classifier"):
+        make_embedder("embedder", tmp_path / "out", small_celeba, None)  # type: ignore[arg-type]
