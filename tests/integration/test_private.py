@@ -24,6 +24,7 @@ from anonymousnet.doctor import guarantee
 from anonymousnet.errors import ConfigError
 from anonymousnet.folder import anonymize_folder
 from anonymousnet.guarantee import examine
+from anonymousnet.nets.classifier import Classifier
 
 POLICIES = [
     [],
@@ -100,8 +101,9 @@ def _accuracy(features: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
 
 def _balanced_classifier(small_weights: list[str], photos: list[Path], folder: Path) -> str:
     """The small random classifier, shifted so that each attribute is true of half of the photos: its setting."""
-    anonymizer = Anonymizer.load(Config.load(None, small_weights))
-    net = anonymizer.stages[0].classifier.float()  # type: ignore[attr-defined]
+    config = Config.load(None, small_weights)
+    anonymizer = Anonymizer.load(config)
+    net = weights.build(weights.read(config.predict.weights), Classifier)
     sources = [anonymizer.prepare(photo).batch.source_B3HW for photo in photos]
     logits = net(torch.cat([source for source in sources if source is not None]))
     net.head.bias -= logits.median(0).values
@@ -120,7 +122,8 @@ def test_nothing_in_a_release_tells_the_truth_better_than_the_released_attribute
     balanced = _balanced_classifier(small_weights, sorted((tmp_path / "in").iterdir())[:60], tmp_path / "classifier")
     policy = [*small_weights, balanced, "obfuscate.epsilon=null", "obfuscate.gamma=0.6"]
     sets = [word for setting in policy for word in ("--set", setting)]
-    done = subprocess.run([*words, *sets], capture_output=True, text=True, check=True)
+    done = subprocess.run([*words, *sets], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out-private" / "evidence.jsonl").read_text().splitlines()]
     rows.sort(key=lambda row: row["photo"])
     truth = np.array([[row["probabilities"][name] > 0.5 for name in ATTRIBUTES] for row in rows])
