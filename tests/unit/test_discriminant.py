@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from anonymousnet import weights
 from anonymousnet.cluster.cli import main
 from anonymousnet.config import TrainConfig
 from anonymousnet.errors import DataError, WeightsError
-from anonymousnet.nets.embedder import EmbedderConfig
+from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.training import discriminant as module
 from anonymousnet.training.data import Contents
 from anonymousnet.training.discriminant import discriminant, make_embedder
@@ -77,6 +80,28 @@ def test_training_starts_where_it_ends(tmp_path: Path) -> None:
         assert torch.allclose(tensor.float(), expected.half().float()), name
     EmbedderTask(config, Contents(30, 5, False)).export({"embedder": started}, tmp_path / "out", {})
     assert not [name for name in weights.read(str(tmp_path / "out")).tensors if "centres" in name]
+
+
+def test_the_command_writes_an_embedder_and_what_training_starts_from(
+    small_celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EmbedderConfig", functools.partial(EmbedderConfig, dimensions=4))
+    shape = ClassifierConfig(px=32, width=4)
+    torch.manual_seed(0)
+    classifier = Classifier(shape)
+    weights.write(tmp_path / "classifier", "classifier", shape.model_dump(), classifier.state_dict(), {})
+    out = tmp_path / "out"
+    words = ["weights", "discriminant", str(tmp_path / "classifier"), str(out), "--data", str(small_celeba), "--json"]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 0, told.output
+    read = weights.read(str(out))
+    assert json.loads(told.stdout)["sha256"] == read.sha256
+    net = weights.build(read, Embedder)
+    assert torch.allclose(net.trunk.stem[0].weight, classifier.trunk.stem[0].weight, atol=1e-3)
+    assert torch.isfinite(net(torch.zeros(2, 3, 32, 32))).all()
+    start = weights.read(str(out / "start"))
+    assert set(start.tensors) == {*read.tensors, "centres.weight"}
+    assert start.tensors["centres.weight"].shape == (json.loads(told.stdout)["people"], 4)
 
 
 def test_few_faces_and_other_weights_are_explained(small_celeba: Path, tmp_path: Path) -> None:
