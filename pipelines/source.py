@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from anonymousnet.data.celeba import read_attributes, read_pairs
 from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.storage import Folder, Storage
+from anonymousnet.training.labels import LANDMARKS, read_labels, trusted
 
 ALIGNED = "img_align_celeba"
-LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt", "landmarks_68.npz")
-SURE = 0.05
-"""Landmarks are labels where the teacher's answers lie no further apart than this share of the eyes' distance."""
+LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt", LANDMARKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,9 @@ def _celeba_labels(names: tuple[str, ...], lists: dict[str, Path | None]) -> tup
 
 
 def _teacher_landmarks(path: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """(N, 68, 2) from training.teacher's table; NaN where the teacher found no face or was guessing."""
-    with np.load(path) as labels:  # allow_pickle is off by default, and stays so
-        sure = labels["spread_N"] < SURE  # false for NaN
-        found = {Path(n).name: i for i, n in enumerate(labels["name"]) if ALIGNED in n and sure[i]}
-        points = np.concatenate([labels["landmarks_N682"], np.full((1, 68, 2), np.nan)]).astype(np.float32)
+    """(N, 68, 2) from training.teacher's table; NaN where they are no labels."""
+    labels = read_labels(path)
+    known = trusted(labels)
+    found = {Path(n).name: i for i, n in enumerate(labels["name"].tolist()) if ALIGNED in n and known[i]}
+    points = np.concatenate([labels["landmarks_N682"], np.full((1, 68, 2), np.nan)]).astype(np.float32)
     return np.asarray(points[[found.get(name, -1) for name in names]])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from tests.integration.conftest import READER, S3Server
@@ -25,6 +26,7 @@ from anonymousnet.cluster.cli import main
 from anonymousnet.data import shards as store
 from anonymousnet.data.celeba import CelebA
 from anonymousnet.errors import ConfigError, DataError, StorageError
+from anonymousnet.nets.dan import five_from_68, mean_shape
 from anonymousnet.pipelines import storage
 from anonymousnet.pipelines.home import Home
 from anonymousnet.pipelines.preprocess import LARGEST_SHARD, plan_shards, preprocess
@@ -76,10 +78,14 @@ def test_shards_too_large_for_memory_are_refused() -> None:
 
 
 def label_landmarks(folder: Path) -> None:
-    """The teacher's table: 68 points in the middle of photo 1; the teacher guessed on photo 2."""
-    points = np.full((2, 68, 2), (89.0, 109.0), np.float32)
-    names = np.array(["img_align_celeba/000001.jpg", "img_align_celeba/000002.jpg"])
-    np.savez(folder / "landmarks_68.npz", name=names, landmarks_N682=points, spread_N=np.float32([0.01, 0.2]))
+    """The teacher's table: the mean shape on three photos; it guessed on photo 2, and the detector sees 3 elsewhere."""
+    shape = mean_shape()[None].expand(3, -1, -1) * 178 + torch.tensor([0, 20])
+    five = five_from_68(shape).numpy() + np.float32([0, 0, 20])[:, None, None]
+    names = np.array([f"img_align_celeba/{i:06}.jpg" for i in (1, 2, 3)])
+    np.savez(
+        folder / "landmarks_68.npz", name=names, landmarks_N682=shape.numpy(), points_N52=five,
+        spread_N=np.float32([0.01, 0.2, 0.01]),
+    )  # fmt: skip
 
 
 @pytest.mark.usefixtures("_ray")
@@ -114,8 +120,8 @@ def test_celeba_is_accounted_for_and_labelled(small_celeba: Path, tmp_path: Path
             assert np.abs(points - 64 * TEMPLATE_52).max() < 6, "the face is where the template has it"
     rows = {r["name"]: r for p in out.glob("train/*.parquet") for r in pq.read_table(p).to_pylist()}
     assert [name for name, row in rows.items() if row["landmarks"]] == ["000001.jpg"]
-    middle = np.array(rows["000001.jpg"]["landmarks"]).reshape(68, 2)
-    assert np.abs(middle - 32).max() < 8  # the photo's middle is the crop's, but for the face's own tilt
+    placed = np.array(rows["000001.jpg"]["landmarks"]).reshape(68, 2)
+    assert np.abs(placed - 64 * mean_shape().numpy()).max() < 8  # but for the face's own tilt
 
 
 @pytest.mark.usefixtures("_ray")

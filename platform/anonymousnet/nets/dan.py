@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from anonymousnet.draw import Dropout
-
 FEATURES = 256
 """Width of the layer that a stage's correction and the next stage's feature image are read from."""
 
@@ -45,7 +43,6 @@ class Stage(nn.Module):
                 layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
             layers.append(nn.MaxPool2d(2))
         self.trunk = nn.Sequential(*layers)
-        self.dropout = Dropout(0.2)
         self.features = nn.Linear(channels * (config.px // 16) ** 2, FEATURES)
         self.correction = nn.Linear(FEATURES, 68 * 2)
         nn.init.normal_(self.correction.weight, std=1e-3)  # every stage starts as "leave them where they are"
@@ -53,7 +50,7 @@ class Stage(nn.Module):
         self.px = config.px
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = F.relu(self.features(self.dropout(self.trunk(x).flatten(1)))).float()
+        features = F.relu(self.features(self.trunk(x).flatten(1))).float()
         with _exact(x):
             # In shares of the crop: a layer that had to learn pixels would need a hundred times the step.
             return features, self.correction(features).view(-1, 68, 2) * self.px
@@ -81,8 +78,11 @@ class DAN(nn.Module):
             side = self.config.px // 2
             feature = F.interpolate(F.relu(draw(features)).float().view(-1, 1, side, side), scale_factor=2)
             with _exact(images):
-                matrix = fit_similarity(answers[-1], self.mean_shape.expand_as(answers[-1]))
-                moved = transform(matrix, answers[-1])
+                # A stage is told where the landmarks are, and does not learn the stage before through that: each has a
+                # loss of its own, and the gradient of the heatmap's distances would be half of a training step.
+                before = answers[-1].detach()
+                matrix = fit_similarity(before, self.mean_shape.expand_as(before))
+                moved = transform(matrix, before)
                 seen = [warp(images, matrix), heatmap(moved, self.config.px), feature]
             features, correction = stage(torch.cat(seen, 1))
             with _exact(images):

@@ -41,7 +41,7 @@ class LandmarksTask(Task):
     weights: ClassVar[str] = "landmarks"
     px_multiple: ClassVar[int] = 16
     defaults: ClassVar[dict[str, Any]] = {
-        "steps": 3000, "batch": 32, "lr": 1e-3, "ema": 0.998, "px": 112, "width": 32,
+        "steps": 6000, "batch": 32, "lr": 1e-3, "ema": 0.998, "px": 112, "width": 32,
     }  # fmt: skip
 
     def __init__(self, config: TrainConfig, contents: Contents) -> None:
@@ -60,9 +60,9 @@ class LandmarksTask(Task):
         engine = engines["dan"]
         engine.module.train()
         assert batch.landmarks_B682 is not None
-        # Some three to seven times what crops placed by the detector differ by (2 degrees, 0.065, 0.01 of the side).
-        faces, points = moved(*mirrored(batch.faces_B3HW, batch.landmarks_B682), degrees=15, scale=0.2, shift=0.06)
-        faces = erase(weather(recolour(faces, 0.4, 0.4, 0.4)), chance=0.4, largest=0.5)
+        # Some two to five times what crops placed by the detector differ by (2 degrees, 0.065, 0.01 of the side).
+        faces, points = moved(*mirrored(batch.faces_B3HW, batch.landmarks_B682), degrees=10, scale=0.15, shift=0.05)
+        faces = erase(weather(recolour(faces, 0.4, 0.4, 0.4)), chance=0.3, largest=0.5)
         answers = engine.module(faces.contiguous(memory_format=torch.channels_last))
         losses = [landmark_loss(answer, points) for answer in answers]
         engine.step(torch.stack(losses).sum())

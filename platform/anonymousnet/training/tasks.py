@@ -17,6 +17,7 @@ from anonymousnet.training.attributes import AttributesTask
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import EmbedderTask
 from anonymousnet.training.gan import GeneratorTask
+from anonymousnet.training.labels import LANDMARKS, read_labels, trusted
 from anonymousnet.training.landmarks import LandmarksTask
 from anonymousnet.training.source import open_source
 from anonymousnet.training.task import Task
@@ -25,11 +26,6 @@ from anonymousnet.training.translation import TranslatorTask
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, TranslatorTask)
 }
-
-LABELS = "landmarks_68.npz"
-"""The teacher's file, beside the images."""
-UNSURE = 0.05
-"""Faces on which the teacher's answers lie further apart, as a share of the eyes' distance, are not learned from."""
 
 
 def task_named(name: str) -> type[Task]:
@@ -79,13 +75,12 @@ def training_tables(
 
 def _landmarks(folder: Path, part: CelebA, px: int) -> tuple[CelebA, NDArray[np.float32] | None]:
     """The teacher's 68 points in pixels of the crop, and the images that have them; all images and None without."""
-    path = folder / LABELS
+    path = folder / LANDMARKS
     if not path.exists():
         return part, None
-    with np.load(path) as labels:  # allow_pickle is off by default, and stays so
-        found = {Path(name).name: i for i, name in enumerate(labels["name"]) if "img_align_celeba" in name}
-        points, sure = labels["landmarks_N682"], labels["spread_N"] < UNSURE
-    rows = [i for i, name in enumerate(part.names) if name in found and sure[found[name]]]  # NaN: no face was found
-    kept = part.take(np.array(rows, np.int64))
-    top = (218 - CROP) // 2
-    return kept, ((points[[found[name] for name in kept.names]] - [0, top]) * (px / CROP)).astype(np.float32)
+    labels = read_labels(path)
+    known = trusted(labels)
+    found = {Path(n).name: i for i, n in enumerate(labels["name"].tolist()) if "img_align_celeba" in n and known[i]}
+    kept = part.take(np.array([i for i, name in enumerate(part.names) if name in found], np.int64))
+    points = labels["landmarks_N682"][[found[name] for name in kept.names]]
+    return kept, ((points - [0, (218 - CROP) // 2]) * (px / CROP)).astype(np.float32)

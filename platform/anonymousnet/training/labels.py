@@ -1,0 +1,43 @@
+"""The teacher's 68 landmarks (`training.teacher` writes them beside CelebA's images), and which of them are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anonymousnet.align.landmarks import STRAY, strayed
+from anonymousnet.errors import StorageError
+from anonymousnet.nets.dan import five_from_68
+
+LANDMARKS = "landmarks_68.npz"
+"""The teacher's file, beside the images; its columns: `teacher.label`."""
+GUESSED = 0.15
+"""Where the teacher's own answers lie further apart, as a share of the eyes' distance, it guesses."""
+
+
+def read_labels(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The teacher's table. Raises StorageError when it is not there."""
+    if not path.exists():
+        raise StorageError(
+            f"expected the teacher's {path}; `python -m anonymousnet.training.teacher {path.parent} {path}`"
+        )
+    with np.load(path) as file:  # allow_pickle is off by default, and stays so
+        return dict(file)
+
+
+def trusted(labels: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """(N,) Whether a photo's landmarks are labels: there is a face, the teacher did not guess, and its eyes, nose and
+    mouth lie about where the detector has them.
+
+    The teacher knows faces seen from the front, and puts many of CelebA's profiles into the middle of a cheek; the
+    detector, which never saw the teacher, does not.
+    """
+    fine = five_from_68(torch.from_numpy(labels["landmarks_N682"])).numpy()
+    with np.errstate(invalid="ignore"):  # NaN where there is no face, and false
+        close = strayed(fine, labels["points_N52"]) < STRAY
+        return np.asarray(close & (labels["spread_N"] < GUESSED))
