@@ -14,9 +14,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from anonymousnet.config import Config
+from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.errors import DataError, StorageError
 from anonymousnet.pipelines.samples import Item, Released, kind_of, same_suffix
-from anonymousnet.pipelines.source import ALIGNED, LISTS
+from anonymousnet.pipelines.source import LISTS
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive

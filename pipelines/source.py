@@ -10,12 +10,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from anonymousnet.data.celeba import read_attributes, read_pairs
+from anonymousnet.data.celeba import ALIGNED, read_attributes, read_pairs
 from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.storage import Folder, Storage
-from anonymousnet.training.labels import LANDMARKS, read_labels, trusted
+from anonymousnet.training.labels import LANDMARKS, labelled
 
-ALIGNED = "img_align_celeba"
 LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt", LANDMARKS)
 
 
@@ -107,15 +106,6 @@ def _celeba_labels(names: tuple[str, ...], lists: dict[str, Path | None]) -> tup
     who = read_pairs(identity) if identity else {}
     labels = Labels(
         names, rows >= 0, table[rows], np.array([who.get(name, -1) for name in names]),
-        _teacher_landmarks(landmarks, names) if landmarks else None,
+        labelled(landmarks, names) if landmarks else None,
     )  # fmt: skip
     return labels, np.array([split.get(name, 0) for name in names], np.int8)
-
-
-def _teacher_landmarks(path: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """(N, 68, 2) from training.teacher's table; NaN where they are no labels."""
-    labels = read_labels(path)
-    known = trusted(labels)
-    found = {Path(n).name: i for i, n in enumerate(labels["name"].tolist()) if ALIGNED in n and known[i]}
-    points = np.concatenate([labels["landmarks_N682"], np.full((1, 68, 2), np.nan)]).astype(np.float32)
-    return np.asarray(points[[found.get(name, -1) for name in names]])

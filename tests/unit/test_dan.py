@@ -66,6 +66,16 @@ def test_heatmap_is_one_over_one_plus_distance() -> None:
     np.testing.assert_allclose(drawn, 1 / (1 + nearest), atol=0.04)
 
 
+def test_a_stage_is_taught_by_its_own_loss_alone() -> None:
+    net = DAN(SMALL)
+    target = (mean_shape() * 32 + torch.randn(68, 2)).expand(3, 68, 2)
+    landmark_loss(net(torch.rand(3, 3, 32, 32) * 2 - 1)[-1], target).backward()  # type: ignore[no-untyped-call]
+    first, last = (stage.correction.weight.grad for stage in (net.stages[0], net.stages[-1]))  # type: ignore[union-attr]
+    assert first is None
+    assert last is not None
+    assert net.images[0].weight.grad is not None  # what the first stage saw is the second's to use
+
+
 def test_gradients_reach_every_weight() -> None:
     net = DAN(SMALL)
     images = torch.rand(3, 3, 32, 32) * 2 - 1

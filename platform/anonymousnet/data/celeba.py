@@ -25,6 +25,8 @@ from anonymousnet.errors import AttributeTableError, StorageError
 
 Partition = Literal["train", "validation", "test", "all"]
 PARTITIONS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
+ALIGNED = "img_align_celeba"
+"""Folder of the aligned images."""
 CROP = 178
 """Side of the centre crop of a 178x218 aligned image, in pixels."""
 
@@ -49,9 +51,9 @@ class CelebA:
         Raises StorageError if the folder or a list is missing, AttributeTableError if a list does not read.
         """
         folder = Path(folder)
-        if not (folder / "img_align_celeba").is_dir():
+        if not (folder / ALIGNED).is_dir():
             raise StorageError(f"expected {folder}/img_align_celeba with CelebA's aligned images; unpack CelebA there")
-        there = {path.name for path in (folder / "img_align_celeba").iterdir()}
+        there = {path.name for path in (folder / ALIGNED).iterdir()}
         names, table = read_attributes(folder / "list_attr_celeba.txt")
         rows = [i for i, name in enumerate(names) if name in there]
         partitions = read_pairs(folder / "list_eval_partition.txt")
@@ -87,7 +89,7 @@ class CelebA:
 
     def path(self, row: int) -> Path:
         """The image file of a row."""
-        return self.folder / "img_align_celeba" / self.names[row]
+        return self.folder / ALIGNED / self.names[row]
 
     def faces(
         self, face_px: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from anonymousnet.align.landmarks import STRAY, strayed
+from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.errors import StorageError
 from anonymousnet.nets.dan import five_from_68
 
@@ -28,6 +29,15 @@ def read_labels(path: Path) -> dict[str, NDArray[np.generic]]:
         )
     with np.load(path) as file:  # allow_pickle is off by default, and stays so
         return dict(file)
+
+
+def labelled(path: Path, names: Sequence[str]) -> NDArray[np.float32]:
+    """(N, 68, 2) labels of aligned images by file name, in pixels of the image; NaN where they have none."""
+    labels = read_labels(path)
+    known = trusted(labels)
+    found = {Path(n).name: i for i, n in enumerate(labels["name"].tolist()) if ALIGNED in n and known[i]}
+    points = np.concatenate([labels["landmarks_N682"], np.full((1, 68, 2), np.nan)]).astype(np.float32)
+    return np.asarray(points[[found.get(name, -1) for name in names]])
 
 
 def trusted(labels: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from anonymousnet.training.attributes import AttributesTask
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import EmbedderTask
 from anonymousnet.training.gan import GeneratorTask
-from anonymousnet.training.labels import LANDMARKS, read_labels, trusted
+from anonymousnet.training.labels import LANDMARKS, labelled
 from anonymousnet.training.landmarks import LandmarksTask
 from anonymousnet.training.source import open_source
 from anonymousnet.training.task import Task
@@ -78,9 +78,7 @@ def _landmarks(folder: Path, part: CelebA, px: int) -> tuple[CelebA, NDArray[np.
     path = folder / LANDMARKS
     if not path.exists():
         return part, None
-    labels = read_labels(path)
-    known = trusted(labels)
-    found = {Path(n).name: i for i, n in enumerate(labels["name"].tolist()) if "img_align_celeba" in n and known[i]}
-    kept = part.take(np.array([i for i, name in enumerate(part.names) if name in found], np.int64))
-    points = labels["landmarks_N682"][[found[name] for name in kept.names]]
-    return kept, ((points - [0, (218 - CROP) // 2]) * (px / CROP)).astype(np.float32)
+    points = labelled(path, part.names)
+    kept = np.flatnonzero(np.isfinite(points[:, 0, 0]))
+    top = (218 - CROP) // 2
+    return part.take(kept), ((points[kept] - [0, top]) * (px / CROP)).astype(np.float32)
