@@ -84,3 +84,10 @@ def test_an_empty_folder_and_a_missing_teacher_are_explained(tmp_path: Path, mon
     monkeypatch.setattr(teacher, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="anonymousnet\\[judge\\]"):
         teacher._predictor()
+
+
+def test_the_command_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        teacher.main([str(tmp_path), str(tmp_path / "out.npz")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: expected photos in")

@@ -22,7 +22,7 @@ from PIL import Image
 from anonymousnet.align.detect import Detector
 from anonymousnet.config import AlignConfig
 from anonymousnet.data.images import load_photo
-from anonymousnet.errors import DataError, ImageError, WeightsError
+from anonymousnet.errors import AnonymousNetError, DataError, ImageError, WeightsError
 
 SIDE, DOWN = 0.93, 0.057
 """What dlib's own detector usually finds is a square SIDE times our box's mean side, DOWN of it below our box's centre:
@@ -179,7 +179,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("celeba", type=Path, help="folder with img_align_celeba and img_celeba")
     parser.add_argument("out", type=Path, help="the .npz file to write or to go on with")
     arguments = parser.parse_args(argv)
-    table = label(arguments.celeba, arguments.out)
+    try:
+        table = label(arguments.celeba, arguments.out)
+    except AnonymousNetError as error:
+        parser.exit(2, f"error: {error}\n")
     found = np.isfinite(table["spread_N"])
     spread = np.median(table["spread_N"][found]) if found.any() else np.nan
     print(f"{len(found)} photos, {int((~found).sum())} without a face, median spread {spread:.4f}")
