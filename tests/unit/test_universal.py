@@ -150,6 +150,15 @@ def test_a_tintless_perturbation_leaves_local_colours_nearly_alone(classifier: n
     assert tint(True) < 0.35 * tint(False)
 
 
+def test_a_tintless_perturbation_is_grey(classifier: nn.Module) -> None:
+    pictures, targets = blobs(40, 2)[0], [ClassTarget(classifier, 3)]
+    for solver in ("sgd", "deepfool"):
+        v = universal.solve(pictures, targets, Plan(XI, solver, epochs=1, tintless=True)).v  # type: ignore[arg-type]
+        assert v.abs().max() > 0.1
+        assert torch.equal(v[0], v[1])
+        assert torch.equal(v[0], v[2])
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match="xi: expected"):
         Plan(10)

@@ -51,7 +51,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = F.relu(self.features(self.trunk(x).flatten(1))).float()
-        with _exact(x):
+        with exact(x):
             # In shares of the crop: a layer that had to learn pixels would need a hundred times the step.
             return features, self.correction(features).view(-1, 68, 2) * self.px
 
@@ -77,7 +77,7 @@ class DAN(nn.Module):
         for stage, draw in zip(list(self.stages)[1:], self.images, strict=True):
             side = self.config.px // 2
             feature = F.interpolate(F.relu(draw(features)).float().view(-1, 1, side, side), scale_factor=2)
-            with _exact(images):
+            with exact(images):
                 # A stage is told where the landmarks are, and does not learn the stage before through that: each has a
                 # loss of its own, and the gradient of the heatmap's distances would be half of a training step.
                 before = answers[-1].detach()
@@ -85,7 +85,7 @@ class DAN(nn.Module):
                 moved = transform(matrix, before)
                 seen = [warp(images, matrix), heatmap(moved, self.config.px), feature]
             features, correction = stage(torch.cat(seen, 1))
-            with _exact(images):
+            with exact(images):
                 answers.append(transform(invert(matrix), moved + correction))
         return answers
 
@@ -95,7 +95,7 @@ def mean_shape() -> Tensor:
     return torch.tensor(MEAN_SHAPE, dtype=torch.float32).view(68, 2) / 1000
 
 
-def _exact(like: Tensor) -> torch.autocast:
+def exact(like: Tensor) -> torch.autocast:
     """No bf16 in here: at 100 pixels its steps are half a pixel."""
     return torch.autocast(like.device.type, enabled=False)
 

@@ -38,14 +38,25 @@ class Trunk(nn.Module):
             nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         layers: list[nn.Module] = []
+        self.ends: list[int] = []
         channels = width
         for i, count in enumerate(blocks):
             for j in range(count):
                 layers.append(BasicBlock(channels, width * 2**i, 2 if i and not j else 1))
                 channels = width * 2**i
+            self.ends.append(len(layers))
         self.blocks = nn.Sequential(*layers)
         self.channels = channels
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        features: Tensor = self.blocks(self.stem(images_B3HW))
-        return features
+        return self.maps(images_B3HW)[-1]
+
+    def maps(self, images_B3HW: Tensor) -> list[Tensor]:
+        """What each resolution ends with: (B, width 2^i, H / 2^(i + 1), W / 2^(i + 1)), i = 0, 1, ..."""
+        features: Tensor = self.stem(images_B3HW)
+        found = []
+        for i, block in enumerate(self.blocks, 1):
+            features = block(features)
+            if i in self.ends:
+                found.append(features)
+        return found

@@ -29,7 +29,7 @@ CLIP = 3.0
 LOSS_CLIP = 9.0
 """The same for cross-entropies; their value."""
 TINT_PX = 9
-"""Side of the squares whose mean colour a tintless perturbation leaves alone, in pixels of the face."""
+"""Side of the squares whose mean a tintless perturbation leaves alone, in pixels of the face."""
 OVERSHOOT, DEEPFOOL_STEPS = 0.02, 10
 DELTA = 0.2
 """`deepfool` is done when it fools 1 - DELTA of the faces (its paper's choice)."""
@@ -47,7 +47,7 @@ class Plan:
     robust: bool = False
     """Every batch goes through a random resize or a JPEG-like quantisation first, so that v survives them."""
     tintless: bool = False
-    """v changes no local mean colour, over TINT_PX pixels: a tint is what people see first."""
+    """v is grey, and changes no local mean, over TINT_PX pixels: a tint is what people see first, coloured lines next."""
 
     def __post_init__(self) -> None:
         if not 0 < self.xi < 1:
@@ -176,6 +176,8 @@ def reduced(parts: Sequence[tuple[int, Tensor, list[int]]]) -> tuple[Tensor, lis
 def updated(v: Tensor, gradient: Tensor, left: float, plan: Plan) -> Tensor:
     """One step of sign-gradient descent; `left` of the run, 0 to 1, sets its length."""
     length = plan.bound * (0.02 + 0.18 * left)
+    if plan.tintless:  # the gradient of the one number that three channels share
+        gradient = gradient.sum(0, keepdim=True).expand_as(v)
     return projected(v - length * gradient.sign(), plan.bound, plan.tintless)
 
 
@@ -198,10 +200,12 @@ def deepfool(
 
 
 def projected(v: Tensor, bound: float, tintless: bool) -> Tensor:
-    """The point of the L_inf ball nearest to v (3, H, W); its local mean colours removed where `tintless`."""
+    """The point of the L_inf ball nearest to v (3, H, W); its colour and its local means removed where `tintless`."""
     if tintless:
         half = TINT_PX // 2
-        v = v - F.avg_pool2d(F.pad(v[None], (half, half, half, half), "reflect"), TINT_PX, 1)[0]
+        grey = v.mean(0, keepdim=True)
+        around = F.avg_pool2d(F.pad(grey[None], (half, half, half, half), "reflect"), TINT_PX, 1)[0]
+        v = (grey - around).expand_as(v)
     return v.clamp(-bound, bound)
 
 
