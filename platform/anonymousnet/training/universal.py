@@ -47,7 +47,7 @@ class Plan:
     robust: bool = False
     """Every batch goes through a random resize or a JPEG-like quantisation first, so that v survives them."""
     tintless: bool = False
-    """v is grey, and changes no local mean, over TINT_PX pixels: a tint is what people see first, coloured lines next."""
+    """v is grey and changes no local mean, over TINT_PX pixels: people see a tint first, then coloured lines."""
 
     def __post_init__(self) -> None:
         if not 0 < self.xi < 1:
