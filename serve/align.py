@@ -28,7 +28,7 @@ from anonymousnet.parts import STAGES, Parts
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
 from anonymousnet.serve.asked import Asked
-from anonymousnet.serve.calls import by_value, call
+from anonymousnet.serve.calls import Sleepers, by_value, call
 from anonymousnet.serve.metrics import Metrics
 from anonymousnet.serve.problems import Refused
 from anonymousnet.serve.release_key import load_the_key
@@ -66,6 +66,10 @@ class Align:
         self.anonymizer = Anonymizer.of(self.parts, self.key)
         self.stages = {name: by_value(handle) for name, handle in stages.items()}
         self.fused = None if stages else StageReplica(self.config, STAGES, config.serve.fused_replicas, self.parts)
+        sizes = {name: getattr(config.serve, name) for name in stages}
+        self._sleepers = Sleepers(
+            {self.stages[name].awake: size.downscale_s for name, size in sizes.items() if size.min == 0}
+        )
         self.books, self._pays = by_value(books), config.release.ledger is not None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="align")
         self._probe()
@@ -73,6 +77,7 @@ class Align:
     async def anonymize(self, data: bytes, asked: Asked) -> Answer | Refused:
         """De-identify every face of a photo; all of it, or nothing."""
         until = time.monotonic() + asked.left_s
+        self._sleepers.wake(asked.left_s)
         try:
             anonymizer = await self._cpu(until, functools.partial(self._under, asked))
             with self.metrics.timed("align"):

@@ -6,7 +6,9 @@ Every call may be made twice: the stages are functions of what they are sent, an
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -56,6 +58,26 @@ async def call(method: Any, *arguments: Any, left_s: float) -> Any:
             return Refused("Unavailable", "")
         await asyncio.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+class Sleepers:
+    """Deployments that may be at 0 replicas. A photo asks for one after the other, and each would start only when the
+    one before is up; `wake` asks for all of them at once."""
+
+    def __init__(self, stays: Mapping[Any, float]) -> None:
+        """`stays`: a method that does nothing, of each deployment, and the seconds that it outlives its last call."""
+        self._stays, self._called = stays, dict.fromkeys(stays, -math.inf)
+        self._waking = set[asyncio.Task[Any]]()
+
+    def wake(self, left_s: float) -> None:
+        """Ask for each that was not called for so long that it may be gone; waits for none."""
+        now = time.monotonic()
+        for method, seconds in self._stays.items():
+            if now - self._called[method] > seconds:
+                task = asyncio.create_task(call(method, left_s=left_s))
+                self._waking.add(task)  # the loop alone holds tasks weakly
+                task.add_done_callback(self._waking.discard)
+            self._called[method] = now
 
 
 async def _answer(response: Any) -> Any:

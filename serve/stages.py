@@ -111,6 +111,9 @@ class StageReplica:
         done = self.passes([asking])[0] if self._alone else await self._batched(asking)
         return given(self._names[0], done) if len(self._names) == 1 and isinstance(done, FaceBatch) else done
 
+    async def awake(self) -> None:
+        """Nothing: that it is called starts a replica where there is none."""
+
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0)
     async def _batched(self, calls: list[Call]) -> list[FaceBatch | Refused]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.passes, calls)

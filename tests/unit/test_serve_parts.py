@@ -22,7 +22,7 @@ from anonymousnet.privacy.ledger import Ledger, Spend
 from anonymousnet.serve import evidence, jobs
 from anonymousnet.serve.app import check, config_of, deployments, rendered
 from anonymousnet.serve.asked import Query, ask
-from anonymousnet.serve.calls import call
+from anonymousnet.serve.calls import Sleepers, call
 from anonymousnet.serve.keys import Keys, new_key, remove_key
 from anonymousnet.serve.problems import KINDS, OF_ERRORS, Refused
 
@@ -185,6 +185,25 @@ class TestCalls:
     def test_other_errors_are_not_hidden(self) -> None:
         with pytest.raises(KeyError):
             asyncio.run(call(Handle(KeyError("bug")), left_s=5))
+
+
+def test_sleepers_are_woken_at_once_and_not_again_while_awake() -> None:
+    async def two_photos() -> list[int]:
+        found, started = list[int](), asyncio.Event()
+
+        async def starts() -> None:
+            found.append(len(found))
+            await started.wait()
+
+        sleepers = Sleepers({Handle(*[starts] * 9): 0.2, Handle(*[starts] * 9): 60.0})
+        for pause in (0.0, 0.3, 0.0):
+            sleepers.wake(left_s=5)
+            await asyncio.sleep(pause)
+        started.set()
+        await asyncio.sleep(0)
+        return found
+
+    assert len(asyncio.run(two_photos())) == 3
 
 
 class TestJobs:
