@@ -51,7 +51,8 @@ def checks(config: Config, address: str, bucket: str | None, endpoint_url: str |
 
 
 def _needed(config: Config) -> list[str]:
-    return [config.predict.weights, config.synthesize.weights, config.perturb.weights]
+    read = [config.predict.weights, config.predict.surroundings]
+    return [*read, config.synthesize.weights, config.perturb.weights]
 
 
 def examine(config: Config, bucket: str | None, endpoint_url: str | None) -> Iterator[Machine]:

@@ -205,7 +205,7 @@ def policy_of(config: Config) -> dict[str, Any]:
         "strength": {"default": config.synthesize.strength, "allowed": allowed_strengths(config)},
         "perturbation": {"default": config.perturb.epsilon, "max": serve.max_perturbation},
         "attributes": list(ATTRIBUTES),
-        "outside": [name for name in ATTRIBUTES if name in OUTSIDE_FACE],
+        "outside": [name for name in ATTRIBUTES if name in OUTSIDE_FACE or name in config.obfuscate.followed],
         "keepable": list(ATTRIBUTES if serve.keepable is None else serve.keepable),
         "key_required": serve.keys is not None,
         "max_bytes": serve.max_bytes,
@@ -217,8 +217,9 @@ def policy_of(config: Config) -> dict[str, Any]:
 
 def weights_of(config: Config) -> dict[str, str]:
     """Network -> SHA-256 of its weights."""
-    names = {"attributes": config.predict.weights, "generator": config.synthesize.weights,
-             "translator": config.synthesize.translation_weights, "universal": config.perturb.weights}  # fmt: skip
+    names = {"attributes": config.predict.weights, "surroundings": config.predict.surroundings,
+             "generator": config.synthesize.weights, "translator": config.synthesize.translation_weights,
+             "universal": config.perturb.weights}  # fmt: skip
     return {role: sha256_of(newest(name)) for role, name in names.items()}
 
 

@@ -79,12 +79,12 @@ class Passes:
 
     def probe(self) -> None:
         """Run the networks on a tiny input. Raises whatever is wrong."""
-        px = self.parts.face_px
+        px, none = self.parts.face_px, torch.zeros(1, 40, dtype=torch.bool)
         faces = FaceBatch(
             context_B3HW=torch.zeros(1, 3, px, px), region_B1HW=torch.ones(1, 1, px, px), draw_keys=(bytes(32),),
             code_keys=(bytes(32),), source_B3HW=torch.zeros(1, 3, px, px) if "predict" in self.names else None,
-            probabilities_B40=torch.zeros(1, 40), read_B40=torch.zeros(1, 40, dtype=torch.bool),
-            released_B40=torch.zeros(1, 40, dtype=torch.bool), faces_B3HW=torch.zeros(1, 3, px, px),
+            probabilities_B40=torch.zeros(1, 40), read_B40=none, shown_B40=none, released_B40=none,
+            faces_B3HW=torch.zeros(1, 3, px, px),
         )  # fmt: skip
         for name in self.names:
             if (stage := self.parts.stage(name, self.config)) is not None:

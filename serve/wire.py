@@ -16,13 +16,13 @@ from anonymousnet.stages.synthesize import Synthesize
 
 KINDS: dict[str, type[Stage]] = {"predict": Predict, "obfuscate": Obfuscate, "synthesize": Synthesize,
                                  "perturb": Perturb}  # fmt: skip
-PAINTS = "synthesize"
-"""The one stage that looks at the context."""
+LOOK = ("predict", "synthesize")
+"""The stages that look at the context."""
 
 
 def sent(name: str, faces: FaceBatch) -> FaceBatch:
     """What a stage needs of these faces."""
-    return _only(KINDS[name].needs, faces, name == PAINTS)
+    return _only(KINDS[name].needs, faces, name in LOOK)
 
 
 def given(name: str, done: FaceBatch) -> FaceBatch:

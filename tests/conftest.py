@@ -98,7 +98,7 @@ def write_small_weights(folder: Path) -> list[str]:
     """Small random networks (64 px), a random perturbation and a key of its own; the overrides that point a Config at
     them."""
     from anonymousnet import weights
-    from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+    from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
     from anonymousnet.nets.embedder import Embedder, EmbedderConfig
     from anonymousnet.nets.generator import Generator, GeneratorConfig
     from anonymousnet.nets.translator import Translator, TranslatorConfig
@@ -114,6 +114,7 @@ def write_small_weights(folder: Path) -> list[str]:
             block.noise.fill_(0.2)
     for name, network, net, shape in [
         ("attributes", "classifier", Classifier(classifier), classifier),
+        ("surroundings", "surroundings", Surroundings(classifier), classifier),
         ("generator", "generator", painter, generator),
         ("translator", "translator", Translator(translator), translator),
         ("embedder", "embedder", Embedder(embedder), embedder),
@@ -123,7 +124,8 @@ def write_small_weights(folder: Path) -> list[str]:
     (folder / "key").write_bytes(bytes(range(32)))
     (folder / "key").chmod(0o600)
     return [
-        f"predict.weights={folder}/attributes", f"synthesize.weights={folder}/generator",
+        f"predict.weights={folder}/attributes", f"predict.surroundings={folder}/surroundings",
+        f"synthesize.weights={folder}/generator",
         f"synthesize.translation_weights={folder}/translator", f"perturb.weights={folder}/universal",
         f"audit.weights={folder}/embedder", f"release.key_file={folder}/key",
     ]  # fmt: skip

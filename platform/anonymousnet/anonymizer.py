@@ -40,6 +40,8 @@ from anonymousnet.privacy.mechanism import Mechanism, covers
 from anonymousnet.privacy.randomness import derive, load_key
 from anonymousnet.stage import Stage
 
+READERS = ("attributes", "surroundings")
+"""Networks of Stage I: randomness is derived for what they read."""
 PhotoLike = str | Path | bytes | Image.Image | NDArray[np.generic]
 
 
@@ -105,7 +107,7 @@ class Anonymizer:
     @classmethod
     def of(cls, parts: Parts, key: bytes, stages: Sequence[Stage] = ()) -> Anonymizer:
         """With `stages`; or with none, to `prepare` and `finish` photos whose stages run elsewhere."""
-        config, used = parts.config, {"attributes": parts.attributes_sha256}
+        config, used = parts.config, dict(parts.readers)
         for stage in stages:
             used |= stage.weights
         if config.align.landmarks is not None:
@@ -152,7 +154,8 @@ class Anonymizer:
         # one randomness do not compose.
         photo = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
         release = self.config.release.name
-        draw = ("draw", release, self.mechanism.fingerprint, self.weights["attributes"], photo)
+        readers = [self.weights[name] for name in READERS]
+        draw: tuple[str | bytes, ...] = ("draw", release, self.mechanism.fingerprint, *readers, photo)
         source = crop_faces(rgb, matrices_F23, self.face_px)
         context, region = crop_context(rgb, covered, matrices_F23, self.face_px)
         strength = self.config.synthesize.strength
@@ -192,7 +195,7 @@ class Anonymizer:
             raise ProtectionFailed(
                 f"expected {len(prepared.batch)} released faces, got {len(done)}; the photo is withheld"
             )
-        if done.public["weights"].get("attributes", self.weights["attributes"]) != self.weights["attributes"]:
+        if any(done.public["weights"].get(name, self.weights[name]) != self.weights[name] for name in READERS):
             # The randomness was derived for one reading of the face, and must not serve for another one.
             raise ProtectionFailed("Stage I ran with other weights than its randomness was derived for; try again")
         image = prepared.image
@@ -264,6 +267,7 @@ def join(batches: Sequence[FaceBatch]) -> FaceBatch:
         source_B3HW=rows("source_B3HW"),
         probabilities_B40=rows("probabilities_B40"),
         read_B40=rows("read_B40"),
+        shown_B40=rows("shown_B40"),
         released_B40=rows("released_B40"),
         faces_B3HW=rows("faces_B3HW"),
     )
@@ -285,6 +289,7 @@ def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
             source_B3HW=rows(batch.source_B3HW, a, b),
             probabilities_B40=rows(batch.probabilities_B40, a, b),
             read_B40=rows(batch.read_B40, a, b),
+            shown_B40=rows(batch.shown_B40, a, b),
             released_B40=rows(batch.released_B40, a, b),
             faces_B3HW=rows(batch.faces_B3HW, a, b),
         )

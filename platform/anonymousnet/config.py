@@ -45,6 +45,8 @@ class PredictConfig(Section):
 
     weights: str = "attributes"
     """Name of shipped weights, or a path to a folder holding model.safetensors and config.json."""
+    surroundings: str = "surroundings"
+    """The same for the network that reads attributes in what surrounds the face."""
 
 
 class ObfuscateConfig(Section):
@@ -60,12 +62,20 @@ class ObfuscateConfig(Section):
     """If set, gamma is lowered until every released marginal is expected to lie within t of the population's."""
     keep: tuple[str, ...] = ()
     """Attributes released exactly as predicted. They are then unprotected, and every report says so."""
+    follow: tuple[str, ...] = ("Male",)
+    """Attributes read in what surrounds the face alone, which a release shows anyway, and released as read there, so
+    that the new face fits its photo. They spend no epsilon; those in `keep` or `protect` are left to those."""
     protect: tuple[str, ...] = ()
-    """If given, only these spend epsilon; all others (but `keep`) are drawn from the population alone."""
+    """If given, only these spend epsilon; all others (but `keep` and `follow`) are drawn from the population alone."""
     population: Path | None = None
     """A population file written by `anonymousnet population`; null: CelebA's, which is shipped."""
 
-    @field_validator("keep", "protect")
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """Attributes that the surroundings decide."""
+        return tuple(name for name in self.follow if name not in (*self.keep, *self.protect))
+
+    @field_validator("keep", "follow", "protect")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(names) - set(ATTRIBUTES))

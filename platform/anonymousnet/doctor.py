@@ -157,6 +157,7 @@ def _weights(config: Config) -> Iterator[Check]:
     from anonymousnet import weights
 
     needed = {config.predict.weights: "anonymousnet train attributes"}
+    needed[config.predict.surroundings] = "anonymousnet train surroundings"
     # Strength 0 takes the generator's face size, so it reads the generator too.
     needed[config.synthesize.weights] = "anonymousnet train generator"
     if config.synthesize.strength == 0:

@@ -29,7 +29,7 @@ class PublicEvidence:
     covers: str
     """What the epsilon covers and what it does not, in words."""
     unprotected: tuple[str, ...]
-    """Attributes kept as they are, or visible outside the painted region."""
+    """Attributes kept as they are, or shown by what lies outside the painted region."""
     strength: float
     """How little of the source region the generator saw; only 1 carries the pixel guarantee."""
     perturbation: float
@@ -82,6 +82,8 @@ class FaceBatch:
     """float32 in [0, 1] from Stage I. PRIVATE."""
     read_B40: Tensor | None = None
     """bool from Stage I: what it takes for true. PRIVATE."""
+    shown_B40: Tensor | None = None
+    """bool from Stage I: what it takes for true by the context alone."""
     released_B40: Tensor | None = None
     """bool from Stage II."""
     faces_B3HW: Tensor | None = None
@@ -113,7 +115,7 @@ class FaceBatch:
         _check("region", self.region_B1HW, (b, 1, side, side), 0.0, 1.0)
         if self.probabilities_B40 is not None:
             _check("probabilities", self.probabilities_B40, (b, len(ATTRIBUTES)), 0.0, 1.0)
-        for name, answers in {"read": self.read_B40, "released": self.released_B40}.items():
+        for name, answers in {"read": self.read_B40, "shown": self.shown_B40, "released": self.released_B40}.items():
             if answers is not None and (answers.shape != (b, len(ATTRIBUTES)) or answers.dtype != torch.bool):
                 raise StageError(
                     f"{name}: expected bool of shape {(b, len(ATTRIBUTES))}, got {answers.dtype} "

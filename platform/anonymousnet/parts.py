@@ -23,7 +23,7 @@ from anonymousnet import weights
 from anonymousnet.config import Config, ObfuscateConfig
 from anonymousnet.device import Runner
 from anonymousnet.errors import AnonymousNetError, WeightsError
-from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.classifier import Classifier, Surroundings
 from anonymousnet.nets.generator import Generator
 from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy.mechanism import Mechanism
@@ -65,9 +65,12 @@ class Parts:
         return weights.build(weights.read(self._generator), Generator).config.px
 
     @functools.cached_property
-    def attributes_sha256(self) -> str:
-        """Hash of Stage I's weights: what Stage II's randomness depends on."""
-        return weights.read(self.config.predict.weights).sha256
+    def readers(self) -> dict[str, str]:
+        """Hashes of Stage I's weights: what Stage II's randomness depends on."""
+        named = self.config.predict
+        return {
+            "attributes": weights.read(named.weights).sha256, "surroundings": weights.read(named.surroundings).sha256
+        }  # fmt: skip
 
     def stage(self, name: str, config: Config) -> Stage | None:
         """One of the four stages under these settings; None where the perturbation is switched off.
@@ -128,8 +131,9 @@ class Parts:
             return self._made[key]  # type: ignore[return-value]  # a key names a kind
 
     def _predict(self) -> Predict:
-        read = weights.read(self.config.predict.weights)
-        return Predict(weights.build(read, Classifier), self.runner).made_of(attributes=read.sha256)
+        face, around = weights.read(self.config.predict.weights), weights.read(self.config.predict.surroundings)
+        stage = Predict(weights.build(face, Classifier), weights.build(around, Surroundings), self.runner)
+        return stage.made_of(attributes=face.sha256, surroundings=around.sha256)
 
     def _obfuscate(self, asked: ObfuscateConfig) -> Obfuscate:
         return self._kept(("obfuscate", asked), lambda: Obfuscate(Mechanism.solve(self.population, asked)))

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from anonymousnet import anonymizer as pipeline
 from anonymousnet.align.region import CENTRE
-from anonymousnet.anonymizer import Anonymizer
+from anonymousnet.anonymizer import READERS, Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.synthetic import render_face, render_page
 from anonymousnet.device import Runner
 from anonymousnet.doctor import guarantee
 from anonymousnet.errors import ConfigError, DataError, StorageError
 from anonymousnet.guarantee import KEY, celeba_photos, examine
-from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.privacy.mechanism import Mechanism
 from anonymousnet.privacy.population import celeba_population
@@ -40,14 +40,14 @@ def small(*overrides: str) -> Anonymizer:
     """An anonymizer whose networks are small and know nothing."""
     config = Config.load(None, list(overrides))
     runner = Runner(config.device, config.precision, config.batch)
-    mechanism = Mechanism.solve(celeba_population(), config.obfuscate)
+    mechanism, shape = Mechanism.solve(celeba_population(), config.obfuscate), ClassifierConfig(px=PX, width=8)
     stages = [
-        Predict(Classifier(ClassifierConfig(px=PX, width=8)), runner),
+        Predict(Classifier(shape), Surroundings(shape), runner),
         Obfuscate(mechanism),
         Synthesize(Generator(GeneratorConfig(px=PX, width=8, widest=32, code=16, style=32)), runner),
         Perturb(torch.rand(3, PX, PX) * 2 - 1, 10 / 255),
     ]
-    return Anonymizer(config, KEY, stages, runner, {"attributes": "0" * 64}, mechanism, PX)
+    return Anonymizer(config, KEY, stages, runner, dict.fromkeys(READERS, "0" * 64), mechanism, PX)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_rows_are_released_independently_and_purely():
 @pytest.mark.parametrize("split", ["equal", "sensitivity"])
 @pytest.mark.parametrize("epsilon", [1.0, 30.0])
 def test_epsilon_asked_for_is_epsilon_spent(split, epsilon):
-    mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=epsilon, split=split))
+    mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=epsilon, split=split, follow=()))
     assert mechanism.epsilon == pytest.approx(epsilon, abs=1e-9)
     assert mechanism.epsilon <= epsilon
     assert sum(mechanism.epsilons.values()) == pytest.approx(epsilon, abs=1e-9)
@@ -195,9 +195,9 @@ def test_epsilon_asked_for_is_epsilon_spent(split, epsilon):
 
 def test_gamma_t_protect_and_keep():
     population = celeba_population()
-    plain = Mechanism.solve(population, ObfuscateConfig(epsilon=None, gamma=0.3))
+    plain = Mechanism.solve(population, ObfuscateConfig(epsilon=None, gamma=0.3, follow=()))
     assert set(plain.gammas.values()) == {0.3}
-    capped = Mechanism.solve(population, ObfuscateConfig(epsilon=None, gamma=0.3, t=0.05))
+    capped = Mechanism.solve(population, ObfuscateConfig(epsilon=None, gamma=0.3, t=0.05, follow=()))
     assert capped.t <= 0.05
     assert capped.t > 0.0499
     assert capped.epsilon < plain.epsilon
@@ -208,7 +208,7 @@ def test_gamma_t_protect_and_keep():
     assert {name for name, gamma in protect.gammas.items() if gamma} == {"smile", "age"}
     assert protect.epsilon == pytest.approx(3, abs=1e-9)
 
-    kept = Mechanism.solve(population, ObfuscateConfig(epsilon=3, keep=("Male", "Eyeglasses")))
+    kept = Mechanism.solve(population, ObfuscateConfig(epsilon=3, keep=("Male", "Eyeglasses"), follow=()))
     assert kept.unprotected == ("Eyeglasses", "Male")
     assert kept.epsilon == pytest.approx(3, abs=1e-9)
     assert "Eyeglasses" not in kept.epsilons
@@ -219,13 +219,38 @@ def test_gamma_t_protect_and_keep():
     assert everything.epsilons == {}
 
 
+def test_followed_attributes_cost_nothing_and_owe_the_face_nothing():
+    population, rng = celeba_population(), np.random.default_rng(0)
+    wanted = {"follow": ("Male", "Bald", "Smiling"), "keep": ("Bald",), "protect": ("Smiling", "Young")}
+    config = ObfuscateConfig(epsilon=3, **wanted)
+    assert config.followed == ("Male",)  # kept and protected attributes are left to those settings
+    mechanism = Mechanism.solve(population, config)
+    assert (mechanism.unprotected, mechanism.followed) == (("Bald",), ("Male",))
+    assert mechanism.epsilon == pytest.approx(3, abs=1e-9)
+    faces, around = rng.random((2, 500, 40)) < 0.4
+    released = mechanism.release(mechanism.seen(faces, around), rng.random((500, UNIFORMS)))
+    assert (released[:, INDEX["Male"]] == around[:, INDEX["Male"]]).all()
+    assert (released[:, INDEX["Bald"]] == faces[:, INDEX["Bald"]]).all()
+
+    # Another sex in the face, the same surroundings: the very same release.
+    uniforms = rng.random((500, UNIFORMS))
+    others = faces.copy()
+    others[:, INDEX["Male"]] ^= True
+    one, other = (mechanism.release(mechanism.seen(x, around), uniforms) for x in (faces, others))
+    assert (one == other).all()
+    # What is drawn is drawn for the sex that shows: hardly a beard where that is female.
+    women = ~around[:, INDEX["Male"]]
+    assert released[women, INDEX["Goatee"]].mean() < 0.01
+    assert "Read in the surroundings, not in the face: Male" in covers(mechanism, 1.0, True)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"epsilon": None, "gamma": 1.0}, "no protection"),
         ({"epsilon": math.inf}, "no protection.*gamma: 0"),
         ({"epsilon": 5000.0}, "no protection.*expected less than"),
-        ({"epsilon": 3.0, "t": 0.01, "keep": ("Male",)}, "cannot be held.*keep fewer"),
+        ({"epsilon": 3.0, "t": 0.01, "keep": ("Male",)}, "cannot be held.*obfuscate.keep and obfuscate.follow"),
     ],
 )
 def test_settings_that_cannot_be_had(setting, message):
@@ -294,7 +319,7 @@ def _together(table: np.ndarray) -> dict[tuple[bool, bool], np.ndarray]:
 def test_on_celebas_real_table(real_table, gamma):
     """200,000 draws: marginals gamma q + (1-gamma) p (here q = p), forbidden pairs as rare as in CelebA."""
     rng = np.random.default_rng(1)
-    mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=None, gamma=gamma))
+    mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=None, gamma=gamma, follow=()))
     truth = real_table[rng.choice(len(real_table), 200_000, replace=False)]
     released = mechanism.release(truth, rng.random((len(truth), UNIFORMS)))
     p = real_table.mean(axis=0)
@@ -326,7 +351,7 @@ def _no_more_frequent(before: float, after: float, rows: int) -> None:
 @pytest.mark.celeba
 def test_a_one_sided_data_set_moves_towards_the_population(real_table):
     rng = np.random.default_rng(2)
-    mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=30))
+    mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=30, follow=()))
     truth = real_table[~real_table[:, INDEX["Male"]]]
     released = mechanism.release(truth, rng.random((len(truth), UNIFORMS))).mean(axis=0)
     expected, p = mechanism.marginals(truth), mechanism.population.marginals_40

@@ -162,7 +162,7 @@ def test_lower_strength_warns(strength: float) -> None:
     assert "Warning: the guarantee for pixels does not hold" in text
     assert f"strength {strength:g}" in text
     assert "never saw it" not in text
-    assert ("14 of the 40 attributes show outside" in text) == (strength > 0)
+    assert ("15 of the 40 attributes show outside" in text) == (strength > 0)
 
 
 def test_kept_attributes_warn() -> None:

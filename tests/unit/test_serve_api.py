@@ -290,7 +290,8 @@ class TestRest:
         bare = TestClient(client.app)
         assert bare.get("/v1/health/live").json() == {"status": "live"}
         assert bare.get("/v1/health/ready").json() == {"status": "ready"}
-        assert set(bare.get("/v1/version").json()["weights"]) == {"attributes", "generator", "translator", "universal"}
+        roles = {"attributes", "surroundings", "generator", "translator", "universal"}
+        assert set(bare.get("/v1/version").json()["weights"]) == roles
 
     def test_security_headers_everywhere(self, client: TestClient) -> None:
         for path in ("/v1/policy", "/v1/nothing", "/openapi.json", "/"):

@@ -11,7 +11,7 @@ from anonymousnet.data.attributes import INDEX
 from anonymousnet.device import Runner
 from anonymousnet.errors import StageError
 from anonymousnet.faces import FaceBatch
-from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
 from anonymousnet.privacy.mechanism import Mechanism
@@ -54,36 +54,62 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     return Runner("cpu", request.param, 4)
 
 
+def readers(px: int) -> tuple[Classifier, Surroundings]:
+    shape = ClassifierConfig(px=px, width=8)
+    return Classifier(shape), Surroundings(shape)
+
+
 def test_stage_one_sees_the_face_and_drops_it(runner: Runner) -> None:
-    done = Predict(Classifier(ClassifierConfig(px=PX, width=8)), runner)(batch())
+    done = Predict(*readers(PX), runner)(batch())
     assert done.source_B3HW is None
     assert done.probabilities_B40 is not None
     assert done.probabilities_B40.shape == (5, 40)
 
 
 def test_stage_one_takes_for_true_what_lies_above_its_attribute_s_own_threshold(runner: Runner) -> None:
-    net = Classifier(ClassifierConfig(px=PX, width=8))
-    plain = Predict(net, runner)(batch())
+    net, around = readers(PX)
+    plain = Predict(net, around, runner)(batch())
     assert plain.read_B40 is not None
     assert plain.probabilities_B40 is not None
     assert torch.equal(plain.read_B40, plain.probabilities_B40 > 0.5)
     net.threshold_40[:20], net.threshold_40[20:] = 0.0, 1.0
-    other = Predict(net, runner)(batch()).read_B40
+    other = Predict(net, around, runner)(batch()).read_B40
     assert other is not None
     assert other.tolist() == [[True] * 20 + [False] * 20] * 5
 
 
 def test_stage_two_starts_from_what_was_read() -> None:
-    kept = Mechanism.solve(celeba_population(), ObfuscateConfig(keep=("Male", "Smiling")))
-    read = torch.rand(5, 40) > 0.5
-    done = Obfuscate(kept)(batch().with_(source_B3HW=None, read_B40=read))
-    columns = [INDEX["Male"], INDEX["Smiling"]]
+    kept = Mechanism.solve(celeba_population(), ObfuscateConfig(keep=("Male", "Smiling"), follow=("Bald", "Male")))
+    read, shown = torch.rand(5, 40) > 0.5, torch.rand(5, 40) > 0.5
+    done = Obfuscate(kept)(batch().with_(source_B3HW=None, read_B40=read, shown_B40=shown))
+    columns, bald = [INDEX["Male"], INDEX["Smiling"]], INDEX["Bald"]
     assert done.released_B40 is not None
     assert torch.equal(done.released_B40[:, columns], read[:, columns])
+    assert torch.equal(done.released_B40[:, bald], shown[:, bald])
+    assert done.public["unprotected"] == ("Male", "Smiling", "Bald")
+
+
+@pytest.mark.parametrize("px", [32, PX])
+def test_what_the_surroundings_show_owes_nothing_to_the_region(runner: Runner, px: int) -> None:
+    stage, faces = Predict(*readers(px), runner), batch()
+    region = faces.region_B1HW.bool().expand(-1, 3, -1, -1)
+    # Whatever the source or, below strength 1, the context shows there.
+    other = faces.with_(context_B3HW=torch.where(region, torch.rand(5, 3, PX, PX), faces.context_B3HW),
+                        source_B3HW=torch.where(region, -1.0, faces.source_B3HW))  # fmt: skip
+    around = faces.with_(context_B3HW=torch.where(region, faces.context_B3HW, -faces.context_B3HW))
+    logits = [stage._probabilities(stage.surroundings, pixelated(one.context_B3HW, 0))
+              for one in (faces, other, around)]  # fmt: skip
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+    first, second = stage(faces), stage(other)
+    assert first.shown_B40 is not None
+    assert second.shown_B40 is not None
+    assert torch.equal(first.shown_B40, second.shown_B40)
+    assert not torch.equal(first.probabilities_B40, second.probabilities_B40)
 
 
 def test_stage_one_resizes_to_its_own_size(runner: Runner) -> None:
-    done = Predict(Classifier(ClassifierConfig(px=32, width=8)), runner)(batch())
+    done = Predict(*readers(32), runner)(batch())
     assert done.probabilities_B40 is not None
 
 

@@ -1,4 +1,4 @@
-"""Stage I's network: a face -> 40 attribute logits."""
+"""Stage I's networks: a face -> 40 attribute logits, and the same from what surrounds it alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from anonymousnet.align.region import pixelated
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.draw import Dropout
 from anonymousnet.nets.trunk import Trunk
@@ -52,3 +53,11 @@ class Classifier(nn.Module):
     def says(self, probabilities_B40: Tensor) -> Tensor:
         """Yes or no (bool B40) to probabilities, on their device."""
         return probabilities_B40 > self.threshold_40.to(probabilities_B40.device)
+
+
+class Surroundings(Classifier):
+    """The same, blind to the region that is painted anew: what hair, neck and clothes show to anybody who sees a
+    release. It blanks the region itself, whatever it is handed."""
+
+    def forward(self, faces_B3HW: Tensor) -> Tensor:
+        return super().forward(pixelated(faces_B3HW, 0))

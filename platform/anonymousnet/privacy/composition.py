@@ -96,7 +96,7 @@ def spend(settings: Sequence[Setting], names: Sequence[str], epsilon: float, spl
 def cap(settings: Sequence[Setting], gammas: dict[str, float], t: float, population: Population) -> dict[str, float]:
     """The gammas, all lowered by the same factor until the expected distance is at most t.
 
-    Raises ConfigError where even gamma 0 leaves the release further off: kept attributes move others.
+    Raises ConfigError where even gamma 0 leaves the release further off: kept and followed attributes move others.
     """
 
     def scaled(factor: float) -> dict[str, float]:
@@ -110,8 +110,9 @@ def cap(settings: Sequence[Setting], gammas: dict[str, float], t: float, populat
         return gammas
     if (least := reached(0.0)) > t:
         raise ConfigError(
-            f"obfuscate.t: {t:g} cannot be held; even with gamma 0 and only `keep` kept, releases may be "
-            f"{least:.3g} from the population: keep fewer attributes, or allow a larger t"
+            f"obfuscate.t: {t:g} cannot be held; even with gamma 0, releases may be {least:.3g} from the population, "
+            "for attributes that are kept or follow the surroundings move others: set fewer in obfuscate.keep and "
+            "obfuscate.follow, or allow a larger t"
         )
     low, high = 0.0, 1.0
     while high - low > 1e-12:

@@ -3,11 +3,12 @@
 The groups of the population are released one after the other, every parent before its children. With chance
 gamma the cell that a group's true value lies in is carried into the release (`kernel.py`: cells, carrying
 over), otherwise the value is drawn from the population; both given the parent's value *as released*. Kept
-attributes are released as they are, and what shares their group is drawn given them.
+attributes are released as they are, and what shares their group is drawn given them. Followed attributes are kept too,
+but at what the surroundings of the face show (`seen`), not the face.
 
-**Theorem (labels).** Let x and x' be true attribute vectors that agree on the kept attributes. For every
-vector y, P[M(x) = y] <= e^epsilon P[M(x') = y], and `Mechanism.epsilon` is the smallest number for which this
-holds.
+**Theorem (labels).** Let x and x' be true attribute vectors that agree on the kept attributes, in surroundings that
+show the same. For every vector y, P[M(x) = y] <= e^epsilon P[M(x') = y], and `Mechanism.epsilon` is the smallest
+number for which this holds.
 
 *Neighbouring relation.* Any two faces whatever (replace one by another; what is called local differential
 privacy), per image; where attributes are kept, any two faces that agree on them. A kept attribute has no
@@ -27,9 +28,11 @@ cell. QED.
 and let Stage III run at strength 1. Then every released picture is at most e^epsilon times likelier under one
 than under the other. *Proof.* The picture is a function of: what lies outside the region, the alignment, the
 networks, the identity code, and y. All but y are the same for both photos, and y = M(x) with x = Stage I's
-reading of the photo; apply the theorem above to x and x', and note that a function of y tells no more than y
-(post-processing; Stage IV and file encoding included). QED. *Conditions.* (1) Stage III sees nothing of the
-region, which is blanked before anything is computed from it; (2) the code comes from the key, the release and
+reading of the photo and of its surroundings, which are the same; apply the theorem above to x and x', and note that
+a function of y tells no more than y (post-processing; Stage IV and file encoding included). QED.
+
+*Conditions.* (1) Neither Stage III nor what reads the surroundings sees anything of the region, which is blanked
+before anything is computed from it; (2) the code comes from the key, the release and
 the subject, never from hidden pixels; (3) pose, if used, is released through its own mechanism, whose epsilon
 is added; (4) nothing is chosen by looking at the region again: no resampling until an embedder is satisfied,
 no perturbation tuned on the source, no quarantine for likeness; (5) no attribute is kept, or the photos agree
@@ -37,9 +40,10 @@ on the kept ones; (6) the draws are uniform and independent, which `randomness.p
 lacks the key and cannot break SHA-2 or SHA-3.
 
 **Closeness.** A release of the population itself is distributed as the population: 0-close in expectation in
-every group and every pair of parent and child, whatever gamma. Released marginals of other data sets move
-towards the population's: in a root group whose values each have a cell they are gamma q + (1-gamma) p. `t`
-bounds the expected distance for every data set; `marginals` gives the exact expectation for one.
+every group and every pair of parent and child, whatever gamma, as far as surroundings are read right. Released
+marginals of other data sets move towards the population's: in a root group whose values each have a cell they are
+gamma q + (1-gamma) p. `t` bounds the expected distance for every data set; `marginals` gives the exact expectation
+for one.
 """
 
 from __future__ import annotations
@@ -68,12 +72,19 @@ UNIFORMS = len(ATTRIBUTES)
 class Mechanism:
     """A population, a gamma for each of its groups, and the attributes released as they are."""
 
-    def __init__(self, population: Population, gammas: Mapping[str, float], keep: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        population: Population,
+        gammas: Mapping[str, float],
+        keep: tuple[str, ...] = (),
+        follow: tuple[str, ...] = (),
+    ) -> None:
         """`gammas`: group name -> chance of keeping, 0 to below 1; groups not named keep nothing.
 
         Raises ConfigError for an unknown group or attribute, or a gamma that protects nothing.
         """
-        unknown = sorted(set(gammas) - {group.name for group in population.groups}) + sorted(set(keep) - set(INDEX))
+        unknown = sorted(set(gammas) - {group.name for group in population.groups})
+        unknown += sorted({*keep, *follow} - set(INDEX))
         if unknown:
             raise ConfigError(f"unknown groups or attributes {', '.join(unknown)}; see the population file")
         for name, gamma in gammas.items():
@@ -81,10 +92,14 @@ class Mechanism:
         self.population = population
         self.unprotected: tuple[str, ...] = tuple(name for name in ATTRIBUTES if name in keep)
         """Attributes released exactly; epsilon says nothing about them."""
-        self.fingerprint = _fingerprint(population, sorted(gammas.items()), self.unprotected)
+        self.followed: tuple[str, ...] = tuple(name for name in ATTRIBUTES if name in follow and name not in keep)
+        """Attributes released as the surroundings show them, whatever the face is."""
+        self._fixed = [INDEX[name] for name in ATTRIBUTES if name in {*keep, *follow}]
+        self.fingerprint = _fingerprint(population, sorted(gammas.items()), self.unprotected, self.followed)
         """32 bytes that stand for this mechanism. They belong into what the uniforms are derived from: another
         mechanism that drew with the same uniforms would give a second answer that does not simply add to the first."""
-        self._kernels = assemble(_settings(population, keep), lambda c: gammas.get(c.setting.group.name, 0.0))
+        settings = _settings(population, (*keep, *follow))
+        self._kernels = assemble(settings, lambda c: gammas.get(c.setting.group.name, 0.0))
 
     @classmethod
     def solve(cls, population: Population, config: ObfuscateConfig) -> Mechanism:
@@ -94,7 +109,7 @@ class Mechanism:
         equal: each of them costs the same; sensitivity: each has the same gamma, so that rarer values take a
         larger share. Raises ConfigError for an epsilon, gamma or t that cannot be had.
         """
-        settings = _settings(population, config.keep)
+        settings = _settings(population, (*config.keep, *config.followed))
         names = [s.group.name for s in settings if s.informative and _spends(s, config.protect)]
         gammas = dict.fromkeys(names, 0.0)
         if config.gamma is not None:
@@ -104,7 +119,7 @@ class Mechanism:
             gammas = spend(settings, names, config.epsilon, config.split)
         if config.t is not None:
             gammas = cap(settings, gammas, config.t, population)
-        mechanism = cls(population, gammas, config.keep)
+        mechanism = cls(population, gammas, config.keep, config.followed)
         # From the settings, not from the gammas, which different processors solve to different last digits.
         asked = config.model_dump(mode="json", exclude={"population"})
         mechanism.fingerprint = _fingerprint(population, sorted(asked.items()))
@@ -150,6 +165,13 @@ class Mechanism:
         """
         return distance(self._kernels, self.population)
 
+    def seen(self, read_B40: NDArray[np.bool_], shown_B40: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What counts as the truth: what was read in the face, but for followed attributes in its surroundings."""
+        columns = [INDEX[name] for name in self.followed]
+        truth_B40 = read_B40.copy()
+        truth_B40[:, columns] = shown_B40[:, columns]
+        return truth_B40
+
     def release(self, truth_B40: NDArray[np.bool_], uniforms_BU: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Released attributes (B, 40) of true ones (B, 40), drawn with (B, UNIFORMS) uniforms in [0, 1).
 
@@ -168,8 +190,7 @@ class Mechanism:
             rows = contexts * cells + setting.cell_CV[contexts, values]
             drawn[setting.group.name] = _pick(steps_CJV.reshape(-1, v), rows, uniform_B)
             released_B40[:, setting.group.columns] = setting.group.values_VA[drawn[setting.group.name]]
-        kept = [INDEX[name] for name in self.unprotected]
-        released_B40[:, kept] = truth_B40[:, kept]
+        released_B40[:, self._fixed] = truth_B40[:, self._fixed]
         return released_B40
 
     def log_likelihood(self, truth_B40: NDArray[np.bool_], released_B40: NDArray[np.bool_]) -> Floats:
@@ -201,8 +222,7 @@ class Mechanism:
             shares_40[group.columns] = drawn_V @ group.values_VA
             if group.name in parents:
                 chances[group.name] = np.einsum("br,brw->bw", above_BR, kernel.chance_VRV[values])
-        kept = [INDEX[name] for name in self.unprotected]
-        shares_40[kept] = truth_B40[:, kept].mean(axis=0)
+        shares_40[self._fixed] = truth_B40[:, self._fixed].mean(axis=0)
         return shares_40
 
     @functools.cached_property
@@ -228,6 +248,8 @@ def covers(mechanism: Mechanism, strength: float, guarantee: bool) -> str:
     words = [f"epsilon {mechanism.epsilon:.4g} per image covers the vector of attributes that Stage II releases"]
     if mechanism.unprotected:
         words[0] += f", except {', '.join(mechanism.unprotected)}, which are released as they are"
+    if mechanism.followed:
+        words.append(f"Read in the surroundings, not in the face: {', '.join(mechanism.followed)}")
     if strength == 1 and guarantee:
         words.append(
             "The painted region was made from these attributes alone: it is epsilon-DP for the pixels of "

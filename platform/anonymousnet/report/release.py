@@ -92,7 +92,8 @@ def release_page(
         finite=math.isfinite(summary.epsilon),
         factor=_factor(summary.epsilon),
         kept=[_words(name) for name in config.obfuscate.keep],
-        outside=[_words(name) for name in ATTRIBUTES if name in OUTSIDE_FACE] if summary.strength > 0 else [],
+        outside=[_words(name) for name in ATTRIBUTES if _outside(name, config)] if summary.strength > 0 else [],
+        followed=[_words(name) for name in ATTRIBUTES if name in config.obfuscate.followed],
         perturbation=public.perturbation if public else config.perturb.epsilon,
         faces=[_card(face) for face in shown],
         shares=shares,
@@ -111,6 +112,10 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _outside(name: str, config: Config) -> bool:
+    return name in OUTSIDE_FACE or name in config.obfuscate.followed
+
+
 def _factor(epsilon: float) -> str:
     """e^epsilon, the largest change of odds, to as many digits as a reader can use."""
     if epsilon > 20:
@@ -124,10 +129,10 @@ def _shares(t: float, config: Config, released: Mapping[str, float], population:
     rows = []
     for name in ATTRIBUTES if released else ():
         common, kept = population[name], name in config.obfuscate.keep
-        # t speaks of the mechanism's own draws; a kept attribute is not drawn, so it has no band.
-        spread = 0.0 if kept else t
+        # t speaks of the mechanism's own draws; an attribute that is kept, or follows, is not drawn: it has no band.
+        spread = 0.0 if kept or name in config.obfuscate.followed else t
         low, high = max(0.0, common - spread), min(1.0, common + spread)
-        outside = name in OUTSIDE_FACE and config.synthesize.strength > 0
+        outside = _outside(name, config) and config.synthesize.strength > 0
         rows.append(_Share(_words(name), 100 * common, 100 * released[name], 100 * low, 100 * high, outside, kept))
     return sorted(rows, key=lambda row: (row.outside, -row.population))
 

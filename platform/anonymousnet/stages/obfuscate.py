@@ -17,16 +17,18 @@ class Obfuscate(Stage):
     """Mechanism -> `released_B40`. Each face draws from its own key, so a replay gives the same answer."""
 
     name: ClassVar[str] = "obfuscate"
-    needs: ClassVar[tuple[str, ...]] = ("read_B40",)
+    needs: ClassVar[tuple[str, ...]] = ("read_B40", "shown_B40")
     gives: ClassVar[tuple[str, ...]] = ("released_B40",)
 
     def __init__(self, mechanism: Mechanism) -> None:
         self.mechanism = mechanism
 
     def apply(self, batch: FaceBatch) -> FaceBatch:
-        assert batch.read_B40 is not None  # `needs` holds it
-        truth = batch.read_B40.numpy()
+        assert batch.read_B40 is not None  # `needs` holds both
+        assert batch.shown_B40 is not None
+        truth = self.mechanism.seen(batch.read_B40.numpy(), batch.shown_B40.numpy())
         drawn = np.array([uniforms(key, UNIFORMS) for key in batch.draw_keys]).reshape(len(batch), UNIFORMS)
         released = torch.from_numpy(self.mechanism.release(truth, drawn))
-        spent = {"epsilon": self.mechanism.epsilon, "t": self.mechanism.t, "unprotected": self.mechanism.unprotected}
+        open_ = (*self.mechanism.unprotected, *self.mechanism.followed)
+        spent = {"epsilon": self.mechanism.epsilon, "t": self.mechanism.t, "unprotected": open_}
         return batch.with_(released_B40=released, public={**batch.public, **spent})

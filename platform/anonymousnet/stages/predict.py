@@ -1,4 +1,5 @@
-"""Stage I: predict the 40 attributes. The only stage that sees the face; it drops it when it is done."""
+"""Stage I: predict the 40 attributes, of the face and of its surroundings. The only stage that sees the face; it drops
+it when it is done."""
 
 from __future__ import annotations
 
@@ -6,31 +7,38 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from anonymousnet.align.region import pixelated
 from anonymousnet.device import Runner
 from anonymousnet.faces import FaceBatch
-from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.classifier import Classifier, Surroundings
 from anonymousnet.nets.fold import folded
 from anonymousnet.stage import Stage
 
 
 class Predict(Stage):
-    """Classifier -> `probabilities_B40` and `read_B40`; `source_B3HW` ends here."""
+    """Classifiers -> `probabilities_B40` and `read_B40` of the face, `shown_B40` of the context alone; `source_B3HW`
+    ends here."""
 
     name: ClassVar[str] = "predict"
     needs: ClassVar[tuple[str, ...]] = ("source_B3HW",)
-    gives: ClassVar[tuple[str, ...]] = ("probabilities_B40", "read_B40")
+    gives: ClassVar[tuple[str, ...]] = ("probabilities_B40", "read_B40", "shown_B40")
 
-    def __init__(self, classifier: Classifier, runner: Runner) -> None:
-        self.classifier = runner.place(folded(classifier))
+    def __init__(self, classifier: Classifier, surroundings: Surroundings, runner: Runner) -> None:
+        self.classifier, self.surroundings = (runner.place(folded(net)) for net in (classifier, surroundings))
         self.runner, self.form = runner, runner.form
 
     def apply(self, batch: FaceBatch) -> FaceBatch:
-        px = self.classifier.config.px
-        faces = batch.source_B3HW
-        assert faces is not None  # `needs` holds it
-        if faces.shape[-1] != px:
-            faces = F.interpolate(faces, size=(px, px), mode="bilinear", antialias=True).clamp(-1, 1)
-        probabilities = self.runner(self.classifier.probabilities, faces).to(torch.float32)
-        read = self.classifier.says(probabilities)
-        return batch.with_(probabilities_B40=probabilities, read_B40=read, source_B3HW=None)
+        assert batch.source_B3HW is not None  # `needs` holds it
+        probabilities = self._probabilities(self.classifier, batch.source_B3HW)
+        # Blank at every strength, and before resizing mixes pixels across the region's edge.
+        around = self._probabilities(self.surroundings, pixelated(batch.context_B3HW, 0))
+        read, shown = self.classifier.says(probabilities), self.surroundings.says(around)
+        return batch.with_(probabilities_B40=probabilities, read_B40=read, shown_B40=shown, source_B3HW=None)
+
+    def _probabilities(self, net: Classifier, faces_B3HW: Tensor) -> Tensor:
+        px = net.config.px
+        if faces_B3HW.shape[-1] != px:
+            faces_B3HW = F.interpolate(faces_B3HW, size=(px, px), mode="bilinear", antialias=True).clamp(-1, 1)
+        return self.runner(net.probabilities, faces_B3HW).to(torch.float32)

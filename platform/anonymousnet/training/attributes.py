@@ -1,4 +1,4 @@
-"""Task `attributes`: Stage I's classifier."""
+"""Tasks `attributes` and `surroundings`: Stage I's classifiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anonymousnet import weights
 from anonymousnet.config import TrainConfig
 from anonymousnet.metrics.attributes import score_attributes
-from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
 from anonymousnet.training.augment import erase, flip, jitter, recolour
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
@@ -29,13 +29,14 @@ class AttributesTask(Task):
     defaults: ClassVar[dict[str, Any]] = {
         "steps": 2400, "batch": 64, "lr": 2e-3, "ema": 0.998, "px": 128, "width": 32,
     }  # fmt: skip
+    network: ClassVar[type[Classifier]] = Classifier
 
     def __init__(self, config: TrainConfig, contents: Contents) -> None:
         super().__init__(config, contents)
         self.shape = ClassifierConfig(px=config.px or 128, width=config.width or 32)
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"classifier": self.started(Classifier(self.shape))}
+        return {"classifier": self.started(self.network(self.shape))}
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         engine = engines["classifier"]
@@ -52,7 +53,19 @@ class AttributesTask(Task):
         return score_attributes(torch.sigmoid(logits).numpy(), held_out.attributes_N40).means()
 
     def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
-        weights.write(folder, "classifier", self.shape.model_dump(), networks["classifier"].state_dict(), notes)
+        kind, state = weights.named(self.network), networks["classifier"].state_dict()
+        weights.write(folder, kind, self.shape.model_dump(), state, notes)
+
+
+class SurroundingsTask(AttributesTask):
+    """The same from what lies outside the region: small, as what it reads is large."""
+
+    name: ClassVar[str] = "surroundings"
+    weights: ClassVar[str] = "surroundings"
+    defaults: ClassVar[dict[str, Any]] = {
+        "steps": 2400, "batch": 64, "lr": 2e-3, "ema": 0.998, "px": 64, "width": 16,
+    }  # fmt: skip
+    network: ClassVar[type[Classifier]] = Surroundings
 
 
 def logits_of(net: nn.Module, table: FaceTable) -> Tensor:

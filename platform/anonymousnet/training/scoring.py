@@ -19,7 +19,7 @@ from anonymousnet.data.celeba import CelebA, Partition
 from anonymousnet.device import Runner, autocast
 from anonymousnet.errors import ConfigError, DataError
 from anonymousnet.metrics.attributes import mean_intervals, score_attributes
-from anonymousnet.nets.classifier import Classifier
+from anonymousnet.nets.classifier import Classifier, Surroundings
 from anonymousnet.nets.embedder import Embedder
 from anonymousnet.training.attributes import logits_of
 from anonymousnet.training.data import FaceTable
@@ -60,8 +60,8 @@ def score_weights(name: str, data: Path, partition: Partition | Literal["wild"],
     if not len(part):
         raise DataError(f"expected {partition} images in {data}, got none; check list_eval_partition.txt")
     net: nn.Module
-    if read.network == "classifier":
-        net = runner.place(weights.build(read, Classifier))
+    if read.network in ("classifier", "surroundings"):
+        net = runner.place(weights.build(read, Surroundings if read.network == "surroundings" else Classifier))
     elif read.network == "embedder":
         net = runner.place(weights.build(read, Embedder))
     else:

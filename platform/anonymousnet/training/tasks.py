@@ -13,7 +13,7 @@ from anonymousnet.data.celeba import CROP, CelebA
 from anonymousnet.data.shards import is_dataset
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import ConfigError, DataError
-from anonymousnet.training.attributes import AttributesTask
+from anonymousnet.training.attributes import AttributesTask, SurroundingsTask
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import EmbedderTask
 from anonymousnet.training.gan import GeneratorTask
@@ -24,7 +24,8 @@ from anonymousnet.training.task import Task
 from anonymousnet.training.translation import TranslatorTask
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, TranslatorTask)
+    task.name: task
+    for task in (AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, SurroundingsTask, TranslatorTask)
 }
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from anonymousnet.errors import WeightsError
-from anonymousnet.nets.classifier import Classifier, ClassifierConfig
+from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
 from anonymousnet.nets.dan import DAN, DANConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
@@ -36,6 +36,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
     "dan": (DAN, DANConfig),
     "embedder": (Embedder, EmbedderConfig),
     "generator": (Generator, GeneratorConfig),
+    "surroundings": (Surroundings, ClassifierConfig),
     "translator": (Translator, TranslatorConfig),
 }
 """Architectures that a config.json may name."""
@@ -116,12 +117,17 @@ def write(
     return digest
 
 
+def named(kind: type[nn.Module]) -> str:
+    """What a config.json calls an architecture."""
+    return next(name for name, (network, _) in NETWORKS.items() if network is kind)
+
+
 def build(weights: Weights, kind: type[Net]) -> Net:
     """The network of verified weights, float32, in evaluation mode: `build(read("attributes"), Classifier)`.
 
     Raises WeightsError when they are of another architecture than `kind`, or do not fit it.
     """
-    wanted = next(name for name, (network, _) in NETWORKS.items() if network is kind)
+    wanted = named(kind)
     if weights.network != wanted:
         raise WeightsError(f"weights {weights.name}: expected a {wanted}, got a {weights.network}; check the setting")
     try:
