@@ -2,8 +2,8 @@
 
 For every face the photo is released once. Then what lies under the hidden region is replaced, by another photo and
 by noise, and all after Stage II is done again with the same alignment and the same released attributes: the
-released file must have the same bytes. The identity code is derived anew, so the test also holds that it comes from
-the visible part. To see that the test can fail at all, context, attributes and code are changed in turn: the
+released file must have the same bytes. The identity code is derived anew, and the surroundings are read anew, so the
+test also holds that both come from the visible part. To see that the test can fail at all, context, attributes and code are changed in turn: the
 painted face must change with each.
 """
 
@@ -160,12 +160,12 @@ def _verdict(
     first = _outcome(anonymizer, prepared, done)
 
     def again(photo: NDArray[np.uint8], **changes: object) -> tuple[str, NDArray[np.uint8]]:
-        """Release `photo` with this alignment and these attributes, all after Stage II done anew."""
+        """Release `photo` with this alignment and these attributes, all after Stage II and the surroundings anew."""
         image = Photo(photo, prepared.image.alpha, prepared.image.format)
         altered = anonymizer.hide(image, prepared.matrices_F23)
         seen = {
             "probabilities_B40": done.probabilities_B40, "read_B40": done.read_B40, "released_B40": done.released_B40,
-            "public": done.public,
+            "public": done.public, "shown_B40": anonymizer.stages[0](altered.batch).shown_B40,
         }  # fmt: skip
         batch = altered.batch.with_(source_B3HW=None, **seen | changes)
         for stage in anonymizer.stages[2:]:
@@ -194,12 +194,13 @@ def _verdict(
 
 
 def _outcome(anonymizer: Anonymizer, prepared: Prepared, done: FaceBatch) -> tuple[str, NDArray[np.uint8]]:
-    """(SHA-256 of the released file and of the public evidence, the released pixels that were painted)."""
+    """(SHA-256 of the released file, the public evidence and what the surroundings show, the painted pixels)."""
     release = anonymizer.finish(prepared, done)
     settings = anonymizer.config.release
     data, _ = encode_photo(release.image, settings.format, settings.quality)
     public = [asdict(face.evidence.public) for face in release.faces]
-    digest = hashlib.sha256(data + repr(public).encode()).hexdigest()
+    assert done.shown_B40 is not None
+    digest = hashlib.sha256(data + repr((public, done.shown_B40.tolist())).encode()).hexdigest()
     return digest, release.image.rgb[prepared.hidden_HW]
 
 
