@@ -118,13 +118,13 @@ def test_measured_figures_are_the_readmes() -> None:
 
     readme = " ".join((ROOT / "README.md").read_text().split()).replace(" %", "%")
     measured = json.loads((ROOT / "serve" / "measured.json").read_text())
-    names, own = measured["recogniser_names"], measured["own_embedder_names"]
+    names, own = measured["recogniser_names"], measured["retrained_names"]
     low, high = (f"{100 * value:.1f}" for value in names["interval"])
     assert f"names {names['untouched']:.0%} untouched" in readme
     assert f"{names['released']:.1%} [{low}, {high}] after ours (chance {names['chance']:.1%})" in readme
     low, high = (f"{100 * value:.1f}" for value in own["interval"])
-    assert f"names {own['released']:.1%} [{low}, {high}] of {measured['people']}" in readme
-    assert f"in {measured['linked_to_own_original']:.0%} of cases" in readme
+    assert f"names {own['released']:.1%} [{low}, {high}] of {measured['named_of']}" in readme
+    assert f"in {measured['retrained_links_own_original']:.0%} of cases" in readme
 
 
 def test_evidence_headers_hold_public_evidence_only() -> None:
