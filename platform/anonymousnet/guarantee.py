@@ -2,9 +2,9 @@
 
 For every face the photo is released once. Then what lies under the hidden region is replaced, by another photo and
 by noise, and all after Stage II is done again with the same alignment and the same released attributes: the
-released file must have the same bytes. The identity code is derived anew, and the surroundings are read anew, so the
-test also holds that both come from the visible part. To see that the test can fail at all, context, attributes and code are changed in turn: the
-painted face must change with each.
+released file must have the same bytes. The identity code is derived anew, and the surroundings are read anew, so
+the test also holds that both come from the visible part. To see that the test can fail at all, context, attributes
+and code are changed in turn: the painted face must change with each.
 """
 
 from __future__ import annotations

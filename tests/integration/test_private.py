@@ -29,7 +29,7 @@ from anonymousnet.nets.classifier import Classifier
 POLICIES = [
     [],
     ["obfuscate.epsilon=1", "obfuscate.split=sensitivity"],
-    ["obfuscate.epsilon=null", "obfuscate.gamma=0.5", "obfuscate.t=0.1"],
+    ["obfuscate.epsilon=null", "obfuscate.gamma=0.5", "obfuscate.t=0.1", "obfuscate.follow=[]"],
     ["obfuscate.protect=[Smiling,Male,Young]", "perturb.epsilon=0"],
     ["precision=fp32", "release.format=png"],
 ]
