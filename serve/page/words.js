@@ -77,11 +77,11 @@ export function isItPrivate(face, measured) {
 }
 
 /** What was measured, with its 95 % intervals. */
-function found({ recogniser_names: face, retrained_names: retrained, people, faces, epsilon }) {
+function found({ recogniser_names: face, retrained_names: retrained, people, named_of: searched, faces, epsilon }) {
   if (!face || !retrained) return [];
   const share = (value) => `${round(100 * value, 2)}\u00a0%`;
   const within = ({ released, interval: [low, high] }) => `${share(released)} [${round(100 * low, 2)},\u00a0${round(100 * high, 2)}]`;
-  return [`Measured at epsilon ${epsilon} on ${faces.toLocaleString("en")} faces of ${people} people: a face recogniser still names ${within(face)} of people (untouched ${share(face.untouched)}, guessing ${share(face.chance)}); one retrained on such releases, ${within(retrained)}.`];
+  return [`Measured at epsilon ${epsilon} on ${faces.toLocaleString("en")} faces of ${people} people: a face recogniser still names ${within(face)} of ${searched} of them (untouched ${share(face.untouched)}, guessing ${share(face.chance)}); one retrained on such releases, ${within(retrained)}.`];
 }
 
 /**

@@ -29,6 +29,6 @@ class Obfuscate(Stage):
         truth = self.mechanism.seen(batch.read_B40.numpy(), batch.shown_B40.numpy())
         drawn = np.array([uniforms(key, UNIFORMS) for key in batch.draw_keys]).reshape(len(batch), UNIFORMS)
         released = torch.from_numpy(self.mechanism.release(truth, drawn))
-        open_ = (*self.mechanism.unprotected, *self.mechanism.followed)
-        spent = {"epsilon": self.mechanism.epsilon, "t": self.mechanism.t, "unprotected": open_}
+        unprotected = (*self.mechanism.unprotected, *self.mechanism.followed)
+        spent = {"epsilon": self.mechanism.epsilon, "t": self.mechanism.t, "unprotected": unprotected}
         return batch.with_(released_B40=released, public={**batch.public, **spent})
