@@ -220,6 +220,8 @@ def weights_of(config: Config) -> dict[str, str]:
     names = {"attributes": config.predict.weights, "surroundings": config.predict.surroundings,
              "generator": config.synthesize.weights, "translator": config.synthesize.translation_weights,
              "universal": config.perturb.weights}  # fmt: skip
+    if config.align.landmarks is not None:
+        names["landmarks"] = config.align.landmarks
     return {role: sha256_of(newest(name)) for role, name in names.items()}
 
 

@@ -290,7 +290,7 @@ class TestRest:
         bare = TestClient(client.app)
         assert bare.get("/v1/health/live").json() == {"status": "live"}
         assert bare.get("/v1/health/ready").json() == {"status": "ready"}
-        roles = {"attributes", "surroundings", "generator", "translator", "universal"}
+        roles = {"attributes", "surroundings", "generator", "translator", "universal", "landmarks"}
         assert set(bare.get("/v1/version").json()["weights"]) == roles
 
     def test_security_headers_everywhere(self, client: TestClient) -> None:
