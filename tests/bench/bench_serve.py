@@ -9,6 +9,7 @@ that ANONYMOUSNET_BENCH_PHOTO names.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import psutil
 
+MEDIA_TYPES = {".jpg": "image/jpeg", ".json": "application/json"}
 CONCURRENCIES = (1, 16, 64)
 SECONDS = 12
 PORT = 18_700
@@ -47,10 +49,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         photo = write_photo(Path(name) / "photo.jpg")
         for peer in sys.argv[1:] if sys.argv[0].endswith("bench_serve.py") and sys.argv[1:] else PEERS:
-            with started(peer, Path(name)) as (process, key):
-                load(photo, 4, 5, key)  # warm: networks, caches, connections
+            body = as_json(photo) if peer == "litserve" else photo
+            with started(peer, body) as (process, key):
+                load(body, 4, 5, key)  # warm: networks, caches, connections
                 for concurrency in CONCURRENCIES:
-                    found[peer, concurrency] = row = load(photo, concurrency, SECONDS, key)
+                    found[peer, concurrency] = row = load(body, concurrency, SECONDS, key)
                     line = f"{peer:<17} c={concurrency:<3} {row.per_second:6.2f} req/s  p50 {row.p50_ms:7.1f} ms"
                     line += f"  p99 {row.p99_ms:7.1f} ms  errors {row.errors}  memory {memory_mb(process):5.0f} MB"
                     print(line, flush=True)
@@ -73,10 +76,17 @@ def write_photo(path: Path) -> Path:
     return path
 
 
+def as_json(photo: Path) -> Path:
+    """The photo as LitServe takes it."""
+    body = photo.with_suffix(".json")
+    body.write_text(json.dumps({"photo": base64.b64encode(photo.read_bytes()).decode()}))
+    return body
+
+
 @contextmanager
-def started(peer: str, folder: Path) -> Iterator[tuple[psutil.Process, str | None]]:
+def started(peer: str, body: Path) -> Iterator[tuple[psutil.Process, str | None]]:
     """A server on PORT, ready; it and an API key, where one is needed."""
-    key, python = None, [sys.executable, "-m"]
+    key, python, folder = None, [sys.executable, "-m"], body.parent
     if peer in ("fastapi", "litserve"):
         command = [*python, "tests.bench.serve_peers", peer, str(PORT)]
     else:
@@ -87,14 +97,13 @@ def started(peer: str, folder: Path) -> Iterator[tuple[psutil.Process, str | Non
     log = (folder / f"{peer}.log").open("wb")
     process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait(peer, folder / "photo.jpg", key)
+        _wait(peer, body, key)
         yield process, key
     finally:
+        children = process.children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except psutil.TimeoutExpired:
-            process.kill()
+        for left in psutil.wait_procs([process, *children], 60)[1]:  # LitServe leaves its workers behind
+            left.kill()
 
 
 def settings(peer: str) -> list[str]:
@@ -132,7 +141,7 @@ def _wrk(photo: Path, concurrency: int, seconds: float, key: str | None) -> Load
     auth = f'wrk.headers["Authorization"] = "Bearer {key}"\n' if key else ""
     script.write_text(
         f'wrk.method = "POST"\nlocal file = io.open("{photo}", "rb")\nwrk.body = file:read("*a")\n'
-        f'wrk.headers["Content-Type"] = "image/jpeg"\n{auth}'
+        f'wrk.headers["Content-Type"] = "{MEDIA_TYPES[photo.suffix]}"\n{auth}'
         "done = function(summary, latency)\n"
         '  io.write(string.format("RESULT %f %f %f %d\\n", summary.requests / summary.duration * 1e6,\n'
         "    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, summary.errors.status +\n"
@@ -152,7 +161,7 @@ def _own(photo: Path, concurrency: int, seconds: float, key: str | None) -> Load
     import aiohttp
 
     body, times, errors = photo.read_bytes(), list[float](), 0
-    headers = {"Content-Type": "image/jpeg"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": MEDIA_TYPES[photo.suffix]} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     async def client(session: aiohttp.ClientSession, until: float) -> None:
         nonlocal errors
@@ -180,7 +189,7 @@ def _url() -> str:
 
 def _wait(peer: str, photo: Path, key: str | None) -> None:
     """Until it answers a photo."""
-    headers = {"Content-Type": "image/jpeg"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": MEDIA_TYPES[photo.suffix]} | ({"Authorization": f"Bearer {key}"} if key else {})
     for _ in range(240):
         try:
             asked = urllib.request.Request(_url(), photo.read_bytes(), headers, method="POST")
