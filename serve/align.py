@@ -65,13 +65,13 @@ class Align:
         self.key = load_the_key(config, mark)
         self.anonymizer = Anonymizer.of(self.parts, self.key)
         self.stages = {name: by_value(handle) for name, handle in stages.items()}
-        self.fused = None if stages else StageReplica(self.config, STAGES, config.serve.fused_replicas, self.parts)
+        self._thread, size = ThreadPoolExecutor(1, thread_name_prefix="align"), config.serve.fused_replicas
+        self.fused = None if stages else StageReplica(self.config, STAGES, size, self.parts, self._thread)
         sizes = {name: getattr(config.serve, name) for name in stages}
         self._sleepers = Sleepers(
             {self.stages[name].awake: size.downscale_s for name, size in sizes.items() if size.min == 0}
         )
         self.books, self._pays = by_value(books), config.release.ledger is not None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="align")
         self._probe()
 
     async def anonymize(self, data: bytes, asked: Asked) -> Answer | Refused:

@@ -95,10 +95,11 @@ class StageReplica:
     """A deployment of one stage; or, within a fused replica, of all four in a row."""
 
     def __init__(
-        self, config: Config, names: Sequence[str], size: ReplicasConfig, parts: Parts | None = None
+        self, config: Config, names: Sequence[str], size: ReplicasConfig, parts: Parts | None = None,
+        thread: ThreadPoolExecutor | None = None,
     ) -> None:  # fmt: skip
-        # One thread: two passes at once would only take each other's core.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=names[0])
+        # One thread: two passes at once would only take each other's core, and wait for Python's lock after each layer.
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=names[0])
         self.passes = Passes(config, names, parts, Metrics().ran)
         self.passes.probe()
         self._names, self._alone = names, size.batch == 1
