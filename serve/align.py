@@ -131,8 +131,6 @@ class Align:
     async def check_health(self) -> None:
         """Ray replaces a replica whose detector, or a network, does not run."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._probe)
-        if self.fused is not None:
-            await self.fused.check_health()
 
     async def _through(
         self, names: Sequence[str], faces: FaceBatch, asked: Asked, until: float
@@ -192,6 +190,8 @@ class Align:
 
     def _probe(self) -> None:
         self.anonymizer.detector(np.zeros((64, 64, 3), np.uint8))
+        if self.fused is not None:  # in the same turn: in one thread, a second would wait behind all photos again
+            self.fused.passes.probe()
 
 
 class _Late(Exception):
