@@ -27,7 +27,7 @@ from anonymousnet.config import STRENGTHS, TrainConfig
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
 from anonymousnet.nets.discriminator import Discriminator, DiscriminatorConfig, Judgement
 from anonymousnet.nets.generator import Generator, GeneratorConfig
-from anonymousnet.training.augment import flip, jitter
+from anonymousnet.training.augment import flip, shift
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
 from anonymousnet.training.losses import (
@@ -44,14 +44,14 @@ from anonymousnet.training.sight import Seen, Sight, identity_loss
 from anonymousnet.training.task import Task
 
 R1_EVERY, R1_GAMMA = 16, 1.0
-L1_START, L1_END, L1_FADE = 4.0, 0.2, 2500
+L1_START, L1_END, L1_FADE = 4.0, 0.5, 2500
 """Weight of the per-pixel L1: from start to end over so many steps; at its end where a run starts from weights."""
 L1_COARSE = 1.0
-ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT, IDENTITY_WEIGHT = 3.0, 1.0, 1.0, 1.0
+ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT, IDENTITY_WEIGHT = 3.0, 1.0, 1.0, 0.3
 TONE_WEIGHT = 2.0
 SWAPPED = 0.75
 MALE = ATTRIBUTES.index("Male")
-CRITIC_FIRST = 150
+CRITIC_FIRST = 300
 """Steps in which a generator that starts from weights waits for its critic, which starts from nothing."""
 DIVERSITY_MARGIN = 0.12
 """Mean difference (of a range of 2) that two codes' paintings should reach after 4x4 averaging, beyond a change of
@@ -114,7 +114,7 @@ class GeneratorTask(Task):
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         generator, critic = engines["generator"], engines["critic"]
         waits = self.config.start is not None and step < CRITIC_FIRST
-        real = jitter(flip(batch.faces_B3HW), degrees=3, scale=0.04, shift=0.015)
+        real = shift(flip(batch.faces_B3HW), 2)
         real = real.contiguous(memory_format=torch.channels_last)
         half = len(real) // 2
         inputs = self._inputs(real[:half], batch.attributes_B40, half)
