@@ -66,10 +66,11 @@ class Discriminator(nn.Module):
         self.readers = nn.ModuleList(_reader(channels) for channels in config.maps)
         # PyTorch's own start shrinks what passes a layer by a third to a half; five layers on, nothing is left to learn
         # from, and a generator that has learned already runs away from its critic (He et al., ICCV 2015).
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, a=0.2)
-                nn.init.zeros_(layer.bias)
+        for name, values in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(values, a=0.2)
+            else:
+                nn.init.zeros_(values)
 
     def forward(self, faces_B3HW: Tensor, maps: Sequence[Tensor]) -> Judgement:
         x, patch = faces_B3HW, None

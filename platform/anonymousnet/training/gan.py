@@ -51,7 +51,7 @@ ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT, IDENTITY_WEIGHT = 3.0, 1.0, 1.0
 TONE_WEIGHT = 2.0
 SWAPPED = 0.75
 MALE = ATTRIBUTES.index("Male")
-CRITIC_FIRST = 300
+CRITIC_FIRST = 150
 """Steps in which a generator that starts from weights waits for its critic, which starts from nothing."""
 DIVERSITY_MARGIN = 0.12
 """Mean difference (of a range of 2) that two codes' paintings should reach after 4x4 averaging, beyond a change of
@@ -101,10 +101,18 @@ class GeneratorTask(Task):
 
     def networks(self) -> dict[str, nn.Module]:
         shape = DiscriminatorConfig(px=self.shape.px, code=self.shape.code, maps=self.sight.channels)
-        return {"generator": self.started(Generator(self.shape)), "critic": Discriminator(shape)}
+        generator = self.started(Generator(self.shape))
+        if self.config.start is not None:
+            # The critic, which starts from nothing, would unteach it to paint: only who is painted is learned anew.
+            generator.requires_grad_(False)
+            for parameter in generator.style_parameters():
+                parameter.requires_grad_(True)
+        return {"generator": generator, "critic": Discriminator(shape)}
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.config.lr or 4e-4, betas=(0.0, 0.99))
+        return torch.optim.Adam(
+            [p for p in network.parameters() if p.requires_grad], lr=self.config.lr or 4e-4, betas=(0.0, 0.99)
+        )
 
     def lr(self, step: int) -> float:
         """Constant, then down to a tenth over the last fifth of the run."""
