@@ -133,6 +133,9 @@ def test_a_generator_that_starts_from_weights_learns_anew_who_is_painted(
     learned = run("learned", 4, f"train.start={tmp_path / 'start' / 'weights'}")
     moved = {name for name in start if not torch.equal(start[name], learned[name])}
     assert moved == {name for name in start if name.startswith("mapping.") or ".film." in name}
+    # With its critic, all of it learns, from the first step.
+    whole = run("whole", 1, f"train.start={tmp_path / 'learned' / 'start'}")
+    assert all(not torch.equal(learned[name], whole[name]) for name in ("mapping.0.weight", "stem.0.weight"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(synthetic: FaceTable, tmp_path: Path) -> None:

@@ -47,12 +47,14 @@ R1_EVERY, R1_GAMMA = 16, 1.0
 L1_START, L1_END, L1_FADE = 4.0, 0.5, 2500
 """Weight of the per-pixel L1: from start to end over so many steps; at its end where a run starts from weights."""
 L1_COARSE = 1.0
-ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT, IDENTITY_WEIGHT = 3.0, 1.0, 1.0, 0.3
+ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT, IDENTITY_WEIGHT = 3.0, 1.0, 1.0, 0.6
 TONE_WEIGHT = 2.0
 SWAPPED = 0.75
 MALE = ATTRIBUTES.index("Male")
 CRITIC_FIRST = 150
 """Steps in which a generator that starts from weights waits for its critic, which starts from nothing."""
+CRITIC = "critic."
+"""What the critic's tensors are called in OUT/start, which another run can start from as a whole."""
 DIVERSITY_MARGIN = 0.12
 """Mean difference (of a range of 2) that two codes' paintings should reach after 4x4 averaging, beyond a change of
 overall colour: seeking modes (Mao et al., CVPR 2019) without that exception, the code only changed the skin tone."""
@@ -98,16 +100,29 @@ class GeneratorTask(Task):
         self.shape = GeneratorConfig(px=config.px or 128, width=config.width or 48)
         self.region, self.weight = masks(self.shape.px)
         self.sight = Sight()
+        self.critic_first = 0
 
     def networks(self) -> dict[str, nn.Module]:
         shape = DiscriminatorConfig(px=self.shape.px, code=self.shape.code, maps=self.sight.channels)
-        generator = self.started(Generator(self.shape))
-        if self.config.start is not None:
-            # The critic, which starts from nothing, would unteach it to paint: only who is painted is learned anew.
+        generator, critic = self.started(Generator(self.shape)), Discriminator(shape)
+        if self.config.start is not None and not self._starts_too(critic, self.config.start):
+            # A critic that starts from nothing would unteach it to paint: only who is painted is learned anew.
             generator.requires_grad_(False)
             for parameter in generator.style_parameters():
                 parameter.requires_grad_(True)
-        return {"generator": generator, "critic": Discriminator(shape)}
+            self.critic_first = CRITIC_FIRST
+        return {"generator": generator, "critic": critic}
+
+    def _starts_too(self, critic: nn.Module, start: str) -> bool:
+        """Whether `start` holds a critic as well, as a run's OUT/start does; it goes on from there then."""
+        found = {
+            k.removeprefix(CRITIC): v.float() for k, v in weights.read(start).tensors.items() if k.startswith(CRITIC)
+        }
+        own = critic.state_dict()
+        if found.keys() != own.keys() or any(found[k].shape != own[k].shape for k in own):
+            return False
+        critic.load_state_dict(found)
+        return True
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(
@@ -121,7 +136,7 @@ class GeneratorTask(Task):
 
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         generator, critic = engines["generator"], engines["critic"]
-        waits = self.config.start is not None and step < CRITIC_FIRST
+        waits = step < self.critic_first
         real = shift(flip(batch.faces_B3HW), 2)
         real = real.contiguous(memory_format=torch.channels_last)
         half = len(real) // 2
@@ -260,7 +275,10 @@ class GeneratorTask(Task):
         return torch.cat([torch.cat(list(row), 2) for row in rows], 1)
 
     def export(self, networks: Mapping[str, nn.Module], folder: Path, notes: Mapping[str, Any]) -> None:
-        weights.write(folder, "generator", self.shape.model_dump(), networks["generator"].state_dict(), notes)
+        shape, state = self.shape.model_dump(), networks["generator"].state_dict()
+        weights.write(folder, "generator", shape, state, notes)
+        critic = {CRITIC + name: values for name, values in networks["critic"].state_dict().items()}
+        weights.write(folder.parent / "start", "generator", shape, state | critic, notes)
 
 
 def _fields(inputs: Inputs) -> tuple[Tensor, ...]:
