@@ -117,8 +117,7 @@ class DeepSpeedEngine:
             self._steps = load_module(self.module, self._average, state)
         if self.stage:  # the optimizer steps a copy of its own
             for name, parameter in self.module.named_parameters():
-                if parameter.requires_grad:
-                    safe_set_full_fp32_param(parameter, state[f"module.{name}"])
+                safe_set_full_fp32_param(parameter, state[f"module.{name}"])
 
     def _slot_names(self) -> list[str]:
         """What the optimizer keeps of every parameter (Adam: exp_avg, exp_avg_sq), once it has stepped."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from anonymousnet import weights
 from anonymousnet.config import Config
 from anonymousnet.errors import CheckpointError, ConfigError, DataError
 from anonymousnet.training.data import FaceTable, rows_of_step
@@ -114,28 +112,6 @@ def test_training_leaves_curves_pictures_and_weights(synthetic: FaceTable, tmp_p
     assert list((tmp_path / "tensorboard").iterdir())
     assert list((tmp_path / "samples").glob("*.png"))
     assert (result.weights / "model.safetensors").exists()
-
-
-def test_a_generator_that_starts_from_weights_learns_anew_who_is_painted(
-    synthetic: FaceTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import anonymousnet.training.gan as gan
-
-    def run(out: str, steps: int, *more: str) -> Mapping[str, torch.Tensor]:
-        config = settings("generator", steps, *more)
-        result = train(TASKS["generator"], config, synthetic, synthetic, tmp_path / out, quiet=True)
-        return weights.read(str(result.weights)).tensors
-
-    start = run("start", 1)
-    monkeypatch.setattr(gan, "CRITIC_FIRST", 2)
-    waited = run("waited", 2, f"train.start={tmp_path / 'start' / 'weights'}")
-    assert all(torch.equal(start[name], waited[name]) for name in start)
-    learned = run("learned", 4, f"train.start={tmp_path / 'start' / 'weights'}")
-    moved = {name for name in start if not torch.equal(start[name], learned[name])}
-    assert moved == {name for name in start if name.startswith("mapping.") or ".film." in name}
-    # With its critic, all of it learns, from the first step.
-    whole = run("whole", 1, f"train.start={tmp_path / 'learned' / 'start'}")
-    assert all(not torch.equal(learned[name], whole[name]) for name in ("mapping.0.weight", "stem.0.weight"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(synthetic: FaceTable, tmp_path: Path) -> None:

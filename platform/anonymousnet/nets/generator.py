@@ -5,8 +5,6 @@ It has no input through which the hidden face could reach it. All randomness (co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
@@ -86,13 +84,6 @@ class Generator(nn.Module):
         self.modulated = nn.ModuleList(FiLMBlock(widths[i], style) for i in (2, 1, 0))
         self.unfold = _conv(widths[0], 4 * 16)
         self.out = nn.Conv2d(16, 3, 3, 1, 1)
-
-    def style_parameters(self) -> Iterator[nn.Parameter]:
-        """Of the layers that read attributes and code: the mapping, and each block's scales and shifts."""
-        yield from self.mapping.parameters()
-        for block in self.modules():
-            if isinstance(block, FiLMBlock):
-                yield from block.film.parameters()
 
     def forward(
         self, context: Tensor, region: Tensor, strength: Tensor, attributes: Tensor, code: Tensor, noise: Tensor
