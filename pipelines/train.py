@@ -61,9 +61,9 @@ def _check(kind: type[Task], scale: ScaleConfig, batch: int) -> None:
             "weights apart, and its penalty differentiates twice through whole convolutions; use --zero 2"
         )
     workers = scale.workers or 1
-    if batch % (2 * workers):
+    if batch % (expected := max(2, kind.batch_multiple) * workers):
         raise ConfigError(
-            f"train.batch counts the faces of all workers: expected a multiple of {2 * workers} for {workers} workers, "
+            f"train.batch counts the faces of all workers: expected a multiple of {expected} for {workers} workers, "
             f"got {batch}; set train.batch or --workers"
         )
 

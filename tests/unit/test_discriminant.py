@@ -97,7 +97,7 @@ def test_fine_features_are_read_where_the_landmarks_lie() -> None:
         found = net.points(pooled(maps))
         expected = mean_shape() + inputs.mean((1, 2, 3))[:, None, None]
         assert (found - expected).abs().max() < 2e-3
-        features = net.features(inputs).split(net.groups, 1)
+        features = net.features(maps).split(net.groups, 1)
     x, y = (found[7, 30] * 16 - 0.5).round().int().tolist()  # in cells of the second resolution, 16 x 16
     near = maps[1][7, :, y - 1 : y + 2, x - 1 : x + 2].flatten(1)
     tip = features[2][7].view(-1, 68)[:, 30]

@@ -56,6 +56,27 @@ def test_the_wgan_penalty_is_zero_at_norm_one() -> None:
     assert float(losses.gradient_penalty((faces * weight).sum((1, 2, 3)), faces)) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_pair_at_the_threshold_costs_ln_2_and_one_that_does_not_count_nothing() -> None:
+    at, counts = torch.tensor([0.3, 0.3]), torch.tensor([1.0, 0.0])
+    for same in (True, False):
+        assert float(losses.verification_loss(at, same, 0.3, counts)) == pytest.approx(math.log(2) / 2)
+    above, both = torch.tensor([0.9, 0.9]), torch.ones(2)
+    assert float(losses.verification_loss(above, True, 0.3, both)) < 0.01
+    assert float(losses.verification_loss(above, False, 0.3, both)) == pytest.approx(6, abs=0.01)
+
+
+def test_tone_is_the_colour_of_quarters_and_no_detail() -> None:
+    grey, weight = torch.zeros(1, 3, 16, 16), torch.ones(1, 16, 16)
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    assert float(losses.tone_distance(grey + board, grey, weight)) == pytest.approx(0)
+    lit = grey.clone()
+    lit[..., :8] = 0.5  # light from the left
+    assert float(losses.tone_distance(lit, grey, weight)) == pytest.approx(0.25)
+    half = weight.clone()
+    half[:, 8:] = 0
+    assert float(losses.tone_distance(lit, grey, half)) == pytest.approx(0.25)  # the region's share alone
+
+
 def test_region_l1_looks_inside_the_weight_only() -> None:
     a, b, weight = torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16), torch.zeros(1, 16, 16)
     weight[:, :8] = 1

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from anonymousnet import draw, weights
 from anonymousnet.config import Config
 from anonymousnet.errors import CheckpointError, ConfigError, DataError
 from anonymousnet.training.data import FaceTable, rows_of_step
-from anonymousnet.training.loop import train
+from anonymousnet.training.loop import take_step, train
 from anonymousnet.training.tasks import TASKS, task_named, training_tables
 
 SMALL = {
@@ -112,6 +114,62 @@ def test_training_leaves_curves_pictures_and_weights(synthetic: FaceTable, tmp_p
     assert list((tmp_path / "tensorboard").iterdir())
     assert list((tmp_path / "samples").glob("*.png"))
     assert (result.weights / "model.safetensors").exists()
+
+
+def test_a_generator_that_starts_from_weights_waits_for_its_critic(
+    synthetic: FaceTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import anonymousnet.training.gan as gan
+
+    def run(out: str, steps: int, *more: str) -> Mapping[str, torch.Tensor]:
+        config = settings("generator", steps, *more)
+        result = train(TASKS["generator"], config, synthetic, synthetic, tmp_path / out, quiet=True)
+        return weights.read(str(result.weights)).tensors
+
+    start = run("start", 1)
+    monkeypatch.setattr(gan, "CRITIC_FIRST", 2)
+    waited = run("waited", 2, f"train.start={tmp_path / 'start' / 'weights'}")
+    assert all(torch.equal(start[name], waited[name]) for name in start)
+    learned = run("learned", 4, f"train.start={tmp_path / 'start' / 'weights'}")
+    assert not torch.equal(start["stem.0.weight"], learned["stem.0.weight"])
+    # With its critic, it learns from the first step.
+    goes_on = run("goes_on", 1, f"train.start={tmp_path / 'learned' / 'start'}")
+    assert not torch.equal(learned["stem.0.weight"], goes_on["stem.0.weight"])
+
+
+def test_the_generator_s_gradient_is_the_mean_of_its_workers_gradients(synthetic: FaceTable) -> None:
+    class Watch:
+        """An engine that keeps gradients and takes no step."""
+
+        def __init__(self, module: torch.nn.Module) -> None:
+            self.module, self.gradients = module, dict[str, torch.Tensor]()
+
+        def set_lr(self, lr: float) -> None: ...
+
+        def step(self, loss: torch.Tensor) -> None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            found = self.module.named_parameters()
+            self.gradients = {name: p.grad.double() for name, p in found if p.grad is not None}
+            self.module.zero_grad(set_to_none=True)
+
+    torch.manual_seed(0)
+    config = settings("generator", 1, "train.batch=16").train.over(TASKS["generator"].defaults)
+    task = TASKS["generator"](config, synthetic.contents)
+    networks = task.networks()
+
+    def gradients(rank: int, workers: int) -> dict[str, torch.Tensor]:
+        watched = {name: Watch(module) for name, module in networks.items()}
+        rows, cpu = rows_of_step(0, 0, 16, len(synthetic))[rank::workers], torch.device("cpu")
+        with draw.share(rank, workers):
+            take_step(task, watched, synthetic.batch(rows, cpu), 0, 0, (cpu, torch.float32))  # type: ignore[arg-type]
+        return {f"{key}.{name}": g for key, w in watched.items() for name, g in w.gradients.items()}
+
+    whole, first, second = gradients(0, 1), gradients(0, 2), gradients(1, 2)
+    assert whole.keys() == first.keys() == second.keys()
+    largest = max(float(g.abs().max()) for g in whole.values())
+    for name, gradient in whole.items():
+        mean = (first[name] + second[name]) / 2
+        assert torch.allclose(mean, gradient, rtol=1e-4, atol=1e-5 * largest), name
 
 
 def test_a_loss_that_is_no_number_stops_the_run(synthetic: FaceTable, tmp_path: Path) -> None:

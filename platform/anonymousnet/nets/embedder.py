@@ -50,13 +50,15 @@ class Embedder(nn.Module):
         self.scale = nn.BatchNorm1d(config.dimensions, affine=False)
 
     def forward(self, faces_B3HW: Tensor) -> Tensor:
-        features = self.features(faces_B3HW)
-        return F.normalize(self.scale(self.head(self.dropout(features))).float())
+        return self.embed(self.trunk.maps(faces_B3HW))
 
-    def features(self, faces_B3HW: Tensor) -> Tensor:
-        """What the head reads, B x sum(groups): means over squares of the last features; then, coarser and coarser
-        resolutions last, each resolution's features at the landmarks."""
-        maps = self.trunk.maps(faces_B3HW)
+    def embed(self, maps: list[Tensor]) -> Tensor:
+        """The trunk's maps of faces -> their vectors."""
+        return F.normalize(self.scale(self.head(self.dropout(self.features(maps)))).float())
+
+    def features(self, maps: list[Tensor]) -> Tensor:
+        """What the head reads of the trunk's maps, B x sum(groups): means over squares of the last; then, coarser and
+        coarser resolutions last, each resolution's features at the landmarks."""
         means = pooled(maps)
         where = self.points(means)[:, :, None] * 2 - 1
         with exact(means):

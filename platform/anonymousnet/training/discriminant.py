@@ -115,7 +115,7 @@ def _features(net: WithCentres, faces_N3HW: NDArray[np.uint8], progress: Progres
     """Features of every face and of its mirror image, one after the other: (2 B, D)."""
     for start in progress(range(0, len(faces_N3HW), BATCH)):
         faces = _unit(faces_N3HW[start : start + BATCH], net)
-        pair = [net.features(one).float() for one in (faces, faces.flip(3))]
+        pair = [net.features(net.trunk.maps(one)).float() for one in (faces, faces.flip(3))]
         yield torch.stack(pair, 1).flatten(0, 1).half().cpu().numpy()
 
 

@@ -34,6 +34,13 @@ def arcface_loss(cosines_BN: Tensor, identities_B: Tensor, margin: float, scale:
     return loss, {"arcface": loss.detach(), "train_rank1": right}
 
 
+def verification_loss(cosines_B: Tensor, same: bool, threshold: float, weights_B: Tensor) -> Tensor:
+    """Logistic loss of pairs of faces that a recogniser should place above its threshold (`same`) or below it, 0.1 of
+    a cosine being one unit; weighted mean over pairs."""
+    above = (cosines_B - threshold) / 0.1
+    return (F.softplus(-above if same else above) * weights_B).mean()
+
+
 def critic_loss(real_B: Tensor, fake_B: Tensor) -> tuple[Tensor, Parts]:
     """Non-saturating GAN loss of the critic (Goodfellow et al., 2014; the paper's eq. 1 from D's side)."""
     loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
@@ -72,6 +79,13 @@ def shape_distance(a: Tensor, b: Tensor, weight_1HW: Tensor) -> Tensor:
     difference = a - b
     colour = (difference * weight_1HW).mean((2, 3), keepdim=True) / weight_1HW.mean()
     return F.avg_pool2d((difference - colour) * weight_1HW, 4).abs().mean() / weight_1HW.mean()
+
+
+def tone_distance(painted: Tensor, target: Tensor, weight_1HW: Tensor) -> Tensor:
+    """Mean absolute difference of the region's overall colour, in each quarter of the face: skin tone and the side the
+    light comes from, which the surroundings show."""
+    difference = (painted - target) * weight_1HW
+    return F.adaptive_avg_pool2d(difference, 2).abs().mean() / weight_1HW.mean()
 
 
 def code_loss(read_BC: Tensor, code_BC: Tensor) -> tuple[Tensor, Parts]:

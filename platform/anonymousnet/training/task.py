@@ -31,6 +31,8 @@ class Task(ABC):
     """Its own defaults for TrainConfig."""
     max_zero_stage: ClassVar[int] = 3
     """Highest DeepSpeed ZeRO stage it can be trained with."""
+    batch_multiple: ClassVar[int] = 1
+    """What a worker's share of a batch must be a multiple of."""
     px_multiple: ClassVar[int] = 32
     """What the side of its faces must be a multiple of: its network halves them that often."""
 
@@ -38,6 +40,10 @@ class Task(ABC):
         self.config = config
         if (config.px or 0) % self.px_multiple:
             raise ConfigError(f"train.px: {self.name} expects a multiple of {self.px_multiple}, got {config.px}")
+        if (config.batch or 0) % self.batch_multiple:
+            raise ConfigError(
+                f"train.batch: {self.name} expects a multiple of {self.batch_multiple}, got {config.batch}"
+            )
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
