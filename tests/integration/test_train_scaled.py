@@ -131,8 +131,9 @@ def test_a_feed_that_nobody_asks_leaves_the_core_alone(shards: Path) -> None:
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(("task", "zero"), [("attributes", 2), ("generator", 1)])
 def test_two_workers_take_the_plain_loop_s_steps(shards: Path, tmp_path: Path, task: str, zero: int) -> None:
-    # At its own learning rate a rounding error in the last digit of a GAN's weights is a different run 20 steps later.
-    config = settings(20, 2, lr=1e-5 if task == "generator" else 1e-4, zero=zero)
+    # At its own learning rate a rounding error in the last digit of a GAN's weights is a different run 20 steps later:
+    # Adam's step is as long where the gradient is rounding alone. tests/unit/test_training.py compares gradients.
+    config = settings(20, 2, lr=1e-6 if task == "generator" else 1e-4, zero=zero)
     scaled = train(TASKS[task], config, str(shards), str(tmp_path / "scaled"))
     plain = train_plainly(TASKS[task], config, *training_tables(shards, PX, 0), tmp_path / "plain", quiet=True)
     assert scaled.losses == pytest.approx(plain.losses, abs=1e-4)
