@@ -45,16 +45,18 @@ from anonymousnet.training.task import Task
 
 R1_EVERY, R1_GAMMA = 16, 1.0
 L1_START, L1_END, L1_FADE = 4.0, 0.5, 2500
-"""Weight of the per-pixel L1: from start to end over so many steps; at its end where a run starts from weights.
-The identity loss rises from 0 meanwhile: before there are faces, an embedder sees nobody in them."""
+"""Weight of the per-pixel L1: from start to end over so many steps; at its end where a run starts from weights."""
 L1_COARSE = 1.0
 ATTRIBUTE_WEIGHT, CODE_WEIGHT, DIVERSITY_WEIGHT, IDENTITY_WEIGHT = 3.0, 1.0, 1.0, 0.3
+IDENTITY_RISE = 1000
+"""Steps in which the identity loss rises from 0: before there are faces, an embedder sees nobody in them."""
 TONE_WEIGHT = 2.0
 SWAPPED = 0.75
 MALE = ATTRIBUTES.index("Male")
-CRITIC_FIRST, EASE = 300, 200
-"""A generator that starts from weights waits so many steps for a critic that starts from nothing, and learns more
-slowly for so many after them: Adam's first steps are as long as its later ones, whatever the gradient."""
+CRITIC_FIRST, EASE, CALM = 300, 200, 0.2
+"""A generator that starts from weights waits so many steps for a critic that starts from nothing, begins to learn over
+so many more (Adam's first steps are as long as its later ones, whatever the gradient), and learns at so much of the
+critic's rate (two time scales: Heusel et al., NeurIPS 2017): as fast as its critic it forgot how to paint (ADR 4)."""
 CRITIC = "critic."
 """What the critic's tensors are called in OUT/start, which another run can start from as a whole."""
 DIVERSITY_MARGIN = 0.12
@@ -153,9 +155,10 @@ class GeneratorTask(Task):
             self.sight.vectors(pasted), self.sight.vectors(photos)[:half],
             (inputs.strength[:half] == 1).float(), inputs.attributes[:half, MALE],
         )  # fmt: skip
-        rise = 1.0 if self.goes_on else min(1.0, step / L1_FADE)
+        learned = step - self.critic_first
+        rise = 1.0 if self.goes_on else min(1.0, learned / IDENTITY_RISE)
         if self.config.start is not None:
-            generator.set_lr(self.lr(step) * min(1.0, (step + 1 - self.critic_first) / EASE))
+            generator.set_lr(CALM * self.lr(step) * min(1.0, (learned + 1) / EASE))
         generator.step(loss + IDENTITY_WEIGHT * rise * by_identity)
         return parts | generator_parts | identity_parts
 
