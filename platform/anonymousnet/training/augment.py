@@ -35,7 +35,7 @@ def jitter(faces: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
 
 def shift(faces: Tensor, most: int) -> Tensor:
     """Move every face at random by up to `most` whole pixels each way; edges are replicated. It blurs nothing, as any
-    other movement does: a generator that learns from moved faces paints as soft as they are."""
+    other movement does."""
     n, channels, height, width = faces.shape
     device = faces.device
     padded = F.pad(faces, (most, most, most, most), mode="replicate")

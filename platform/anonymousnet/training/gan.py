@@ -52,6 +52,7 @@ IDENTITY_RISE = 1000
 """Steps in which the identity loss rises from 0: before there are faces, an embedder sees nobody in them."""
 TONE_WEIGHT = 2.0
 SWAPPED = 0.75
+"""Share of paintings B that have another person's attributes."""
 MALE = ATTRIBUTES.index("Male")
 CRITIC_FIRST, EASE, CALM = 300, 200, 0.2
 """A generator that starts from weights waits so many steps for a critic that starts from nothing, begins to learn over
