@@ -52,7 +52,7 @@ def checks(config: Config, address: str, bucket: str | None, endpoint_url: str |
 
 def _needed(config: Config) -> list[str]:
     read = [config.predict.weights, config.predict.surroundings]
-    return [*read, config.synthesize.weights, config.perturb.weights]
+    return [*read, config.synthesize.generator, config.perturb.weights]
 
 
 def examine(config: Config, bucket: str | None, endpoint_url: str | None) -> Iterator[Machine]:

@@ -51,7 +51,7 @@ def perturbation(
     config = Config.load(config_file, overrides)
     plan = Plan(_share(xi), solver, epochs, seed=config.seed, robust=True, tintless=True)
     names = tuple(against.split(","))
-    px = int(read(config.synthesize.weights).config["px"])
+    px = int(read(config.synthesize.generator).config["px"])
     tables = training_tables(celeba(data), px, config.seed, progress=lambda rows: bar("faces")(rows, None))
     if workers is None:
         done = compute_perturbation(config, *tables, out, names, plan, faces, lambda e: _said(e, epochs))

@@ -186,10 +186,10 @@ def _privacy(anonymizer: Anonymizer, job: Job) -> dict[str, Any]:
     """The public evidence that all faces share."""
     from anonymousnet.privacy.mechanism import covers
 
-    mechanism, strength = anonymizer.mechanism, job.config.synthesize.strength
+    mechanism, strength, region = anonymizer.mechanism, job.config.synthesize.strength, anonymizer.region
     return {
-        "epsilon_per_face": mechanism.epsilon, "t": mechanism.t, "strength": strength,
-        "perturbation": job.config.perturb.epsilon, "covers": covers(mechanism, strength, guarantee=True),
+        "epsilon_per_face": mechanism.epsilon, "t": mechanism.t, "strength": strength, "region": region.name,
+        "perturbation": job.config.perturb.epsilon, "covers": covers(mechanism, strength, region, guarantee=True),
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from anonymousnet import __version__
 from anonymousnet.align.detect import SHA256 as DETECTOR
 from anonymousnet.config import Config
-from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
+from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE
 from anonymousnet.serve import evidence
 from anonymousnet.serve.asked import Query as Wanted
 from anonymousnet.serve.asked import allowed_strengths, ask, subject_of
@@ -199,13 +199,14 @@ async def _budget(service: "Service", key: ApiKey | None, subject: str | None) -
 
 def policy_of(config: Config) -> dict[str, Any]:
     """What may be asked for, and what was measured."""
-    serve = config.serve
+    serve, outside = config.serve, OUTSIDE[config.synthesize.region] | set(config.obfuscate.followed)
     return {
         "epsilon": {"default": config.obfuscate.epsilon, "min": serve.min_epsilon, "max": serve.max_epsilon},
+        "region": config.synthesize.region,
         "strength": {"default": config.synthesize.strength, "allowed": allowed_strengths(config)},
         "perturbation": {"default": config.perturb.epsilon, "max": serve.max_perturbation},
         "attributes": list(ATTRIBUTES),
-        "outside": [name for name in ATTRIBUTES if name in OUTSIDE_FACE or name in config.obfuscate.followed],
+        "outside": [name for name in ATTRIBUTES if name in outside],
         "keepable": list(ATTRIBUTES if serve.keepable is None else serve.keepable),
         "key_required": serve.keys is not None,
         "max_bytes": serve.max_bytes,
@@ -218,7 +219,7 @@ def policy_of(config: Config) -> dict[str, Any]:
 def weights_of(config: Config) -> dict[str, str]:
     """Network -> SHA-256 of its weights."""
     names = {"attributes": config.predict.weights, "surroundings": config.predict.surroundings,
-             "generator": config.synthesize.weights, "translator": config.synthesize.translation_weights,
+             "generator": config.synthesize.generator, "translator": config.synthesize.translation_weights,
              "universal": config.perturb.weights}  # fmt: skip
     if config.align.landmarks is not None:
         names["landmarks"] = config.align.landmarks

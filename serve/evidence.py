@@ -17,6 +17,7 @@ def headers(faces: list[dict[str, Any]], release: str) -> dict[str, str]:
         "Anonymousnet-Epsilon": _number(first["epsilon"]),
         "Anonymousnet-T": _number(first["t"]),
         "Anonymousnet-Strength": _number(first["strength"]),
+        "Anonymousnet-Region": first["region"],
         "Anonymousnet-Perturbation": _number(first["perturbation"]),
         "Anonymousnet-Released": _token_case(released),
         "Anonymousnet-Unprotected": _token_case(", ".join(first["unprotected"])),

@@ -61,6 +61,8 @@ class Face(BaseModel):
     """What the epsilon covers, and what it does not."""
     unprotected: list[str]
     strength: float
+    region: str
+    """What was painted anew: face or head."""
     perturbation: float
     weights: dict[str, str]
     precision: str

@@ -25,10 +25,10 @@ from torch import Tensor
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
 from anonymousnet.align.landmarks import Landmarker
-from anonymousnet.align.region import masks, pixelated
+from anonymousnet.align.region import REGIONS
 from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste
 from anonymousnet.config import STRENGTHS, Config
-from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
+from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import Photo, load_photo
 from anonymousnet.device import Runner
 from anonymousnet.errors import NoFaceFound, ProtectionFailed
@@ -89,6 +89,7 @@ class Anonymizer:
                  mechanism: Mechanism, face_px: int) -> None:  # fmt: skip
         self.config, self.stages, self.runner = config, tuple(stages), runner
         self.weights, self.mechanism, self.face_px = used, mechanism, face_px
+        self.region = REGIONS[config.synthesize.region]
         self.detector, self.landmarker = Detector(config.align), Landmarker(config.align, runner)
         self._judge: Embedder | None = None
         self._key = key
@@ -146,7 +147,7 @@ class Anonymizer:
     def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
         """Crop faces and contexts of a photo whose alignment is known, and derive the keys of its randomness."""
         rgb, faces = image.rgb, [str(i) for i in range(len(matrices_F23))]
-        covered = hidden(rgb.shape[:2], matrices_F23, self.face_px)
+        covered = hidden(rgb.shape[:2], matrices_F23, self.face_px, self.region)
         outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
         label = subject.encode() if subject is not None else outside
         subjects = tuple(derive(self._key, "subject", label, i) for i in faces)
@@ -157,11 +158,11 @@ class Anonymizer:
         readers = [self.weights[name] for name in READERS]
         draw: tuple[str | bytes, ...] = ("draw", release, self.mechanism.fingerprint, *readers, photo)
         source = crop_faces(rgb, matrices_F23, self.face_px)
-        context, region = crop_context(rgb, covered, matrices_F23, self.face_px)
+        context, region = crop_context(rgb, covered, matrices_F23, self.face_px, self.region)
         strength = self.config.synthesize.strength
         cells = STRENGTHS[strength]
         if cells != 0:
-            context = source if cells is None else pixelated(source, cells)
+            context = source if cells is None else self.region.pixelated(source, cells)
         batch = FaceBatch(
             context_B3HW=context,
             region_B1HW=region,
@@ -199,7 +200,7 @@ class Anonymizer:
             # The randomness was derived for one reading of the face, and must not serve for another one.
             raise ProtectionFailed("Stage I ran with other weights than its randomness was derived for; try again")
         image = prepared.image
-        rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23)
+        rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23, self.region)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
         faces = tuple(ReleasedFace(self._evidence(done, i), pixels[i]) for i in range(len(done)))
         # Transparency inside the region is the source's too: it is released as opaque.
@@ -218,7 +219,7 @@ class Anonymizer:
         source, painted, px = prepared.batch.source_B3HW, done.faces_B3HW, self._judge.config.px
         assert source is not None
         assert painted is not None
-        weight = masks(self.face_px)[1]
+        weight = self.region.masks(self.face_px)[1]
         both = torch.cat([source, painted * weight + source * (1 - weight)])
         if px != self.face_px:
             both = F.interpolate(both, size=(px, px), mode="bilinear", antialias=True)
@@ -231,14 +232,15 @@ class Anonymizer:
         assert done.probabilities_B40 is not None
         assert done.read_B40 is not None
         released, probabilities = done.released_B40[i].tolist(), done.probabilities_B40[i].tolist()
-        outside = OUTSIDE_FACE if done.strength > 0 else frozenset[str]()
+        outside = self.region.outside if done.strength > 0 else frozenset[str]()
         public = PublicEvidence(
             released=dict(zip(ATTRIBUTES, released, strict=True)),
             epsilon=float(done.public["epsilon"]),
             t=float(done.public["t"]),
-            covers=covers(self.mechanism, done.strength, guarantee=True),
+            covers=covers(self.mechanism, done.strength, self.region, guarantee=True),
             unprotected=tuple(sorted(outside | set(done.public["unprotected"]))),
             strength=done.strength,
+            region=self.region.name,
             perturbation=float(done.public.get("perturbation", 0.0)),
             weights=self.weights | done.public["weights"],
             precision="+".join(done.public["precision"]),

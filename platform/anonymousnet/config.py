@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from anonymousnet.config_section import Section
 from anonymousnet.config_serve import ServeConfig
 from anonymousnet.config_serve import TuringConfig as TuringConfig
-from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.attributes import ATTRIBUTES, RegionName
 from anonymousnet.errors import ConfigError
 
 STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
@@ -97,13 +97,20 @@ class ObfuscateConfig(Section):
 class SynthesizeConfig(Section):
     """Stage III: the generator that never sees the face."""
 
-    weights: str = "generator"
-    """Name of shipped weights, or a path; used at every strength above 0."""
+    region: RegionName = "face"
+    """What is painted anew: the face, from eyebrows to chin, or the head, with ears and hair."""
+    weights: str | None = None
+    """Name of shipped weights, or a path; used at every strength above 0. null: those shipped for the region."""
     translation_weights: str = "translator"
     """Weights of the paper's whole-face translation, used at strength 0 only."""
     strength: float = 1.0
     """How little of the source region the generator sees: 1 nothing, 0.8 one mean colour, 0.6, 0.4, 0.2 ever finer
     pixelation, 0 the whole face (the paper's translation). Only 1 carries the pixel guarantee."""
+
+    @property
+    def generator(self) -> str:
+        """The generator's weights, by name or path."""
+        return self.weights or {"face": "generator", "head": "generator-head"}[self.region]
 
     @field_validator("strength")
     @classmethod
@@ -118,7 +125,7 @@ class PerturbConfig(Section):
 
     weights: str = "universal"
     """Name of a shipped perturbation, or a path."""
-    epsilon: float = Field(5 / 255, ge=0, le=0.25)
+    epsilon: float = Field(3 / 255, ge=0, le=0.25)
     """Largest change of any channel of any pixel, as a share of the full range 0 to 1; 0 switches Stage IV off."""
 
 
@@ -183,6 +190,8 @@ class TrainConfig(Section):
     """Side of the faces the network works on, in pixels."""
     width: int | None = Field(None, ge=4, le=512)
     """Channels of the network's first layer."""
+    region: RegionName = "face"
+    """What a generator learns to paint."""
     start: str | None = None
     """Weights to start from, by name or path: all tensors that the networks share with them; null: from scratch."""
     checkpoint_every: int = Field(200, ge=1)

@@ -159,7 +159,7 @@ def _weights(config: Config) -> Iterator[Check]:
     needed = {config.predict.weights: "anonymousnet train attributes"}
     needed[config.predict.surroundings] = "anonymousnet train surroundings"
     # Strength 0 takes the generator's face size, so it reads the generator too.
-    needed[config.synthesize.weights] = "anonymousnet train generator"
+    needed[config.synthesize.generator] = "anonymousnet train generator"
     if config.synthesize.strength == 0:
         needed[config.synthesize.translation_weights] = "anonymousnet train translation"
     if config.perturb.epsilon > 0:

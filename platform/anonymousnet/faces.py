@@ -32,6 +32,8 @@ class PublicEvidence:
     """Attributes kept as they are, or shown by what lies outside the painted region."""
     strength: float
     """How little of the source region the generator saw; only 1 carries the pixel guarantee."""
+    region: str
+    """What was painted anew: face or head."""
     perturbation: float
     """L-infinity bound of the universal perturbation, as a share of the range 0 to 1."""
     weights: dict[str, str]

@@ -251,8 +251,9 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     schema = pa.schema([
         ("photo", pa.string()), ("face", pa.int32()), ("sha256", pa.string()), ("width", pa.int32()),
         ("height", pa.int32()), ("epsilon", pa.float64()), ("t", pa.float64()), ("covers", pa.string()),
-        ("unprotected", pa.string()), ("strength", pa.float64()), ("perturbation", pa.float64()),
-        ("weights", pa.string()), ("precision", pa.string()), *[(name, pa.bool_()) for name in ATTRIBUTES],
+        ("unprotected", pa.string()), ("strength", pa.float64()), ("region", pa.string()),
+        ("perturbation", pa.float64()), ("weights", pa.string()), ("precision", pa.string()),
+        *[(name, pa.bool_()) for name in ATTRIBUTES],
     ])  # fmt: skip
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(flat, schema), sink)

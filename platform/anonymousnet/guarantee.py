@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anonymousnet.align.region import FEATHER, level
+from anonymousnet.align.region import FEATHER, Region
 from anonymousnet.anonymizer import Anonymizer, Prepared
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import INDEX
@@ -187,7 +187,7 @@ def _verdict(
     return (
         same(other),
         same(noise),
-        differs(_with_block(prepared, anonymizer.face_px), code_keys=done.code_keys),
+        differs(_with_block(prepared, anonymizer.face_px, anonymizer.region), code_keys=done.code_keys),
         differs(rgb, released_B40=flipped),
         differs(rgb, code_keys=codes),
     )
@@ -204,7 +204,7 @@ def _outcome(anonymizer: Anonymizer, prepared: Prepared, done: FaceBatch) -> tup
     return digest, release.image.rgb[prepared.hidden_HW]
 
 
-def _with_block(prepared: Prepared, face_px: int) -> NDArray[np.uint8]:
+def _with_block(prepared: Prepared, face_px: int, region: Region) -> NDArray[np.uint8]:
     """The photo with a visible block of the first face's crop inverted: outside of the region and of its fade.
 
     In the crop's coordinates the block is the top left eighth, or another corner where the photo ends before it.
@@ -213,7 +213,7 @@ def _with_block(prepared: Prepared, face_px: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]] + 0.5
     a, b = prepared.matrices_F23[0]
     u, v = ((row[0] * x + row[1] * y + row[2]) / face_px for row in (a, b))
-    visible = (level(u, v) > 1 + 2 * FEATHER) & ~prepared.hidden_HW
+    visible = (region.level(u, v) > 1 + 2 * FEATHER) & ~prepared.hidden_HW
     for left, top in ((0.05, 0.05), (0.8, 0.05), (0.05, 0.8), (0.8, 0.8)):
         block = visible & (abs(u - left - 0.08) < 0.08) & (abs(v - top - 0.08) < 0.08)
         if block.any():

@@ -51,7 +51,7 @@ class Parts:
         self.runner = Runner(config.device, config.precision, config.batch)
         self._made: OrderedDict[tuple[Hashable, ...], Stage] = OrderedDict()
         self._lock = threading.RLock()
-        self._generator, self._universal = newest(config.synthesize.weights), newest(config.perturb.weights)
+        self._generator, self._universal = newest(config.synthesize.generator), newest(config.perturb.weights)
 
     @functools.cached_property
     def population(self) -> Population:
@@ -62,7 +62,7 @@ class Parts:
     @functools.cached_property
     def face_px(self) -> int:
         """Side of the faces that the generator paints."""
-        return weights.build(weights.read(self._generator), Generator).config.px
+        return self._painter(self._generator)[0].config.px
 
     @functools.cached_property
     def readers(self) -> dict[str, str]:
@@ -103,13 +103,13 @@ class Parts:
         logged, and the version at hand goes on.
         """
         try:
-            generator, universal = newest(self.config.synthesize.weights), newest(self.config.perturb.weights)
+            generator, universal = newest(self.config.synthesize.generator), newest(self.config.perturb.weights)
             if (generator, universal) == (self._generator, self._universal):
                 return False
             if universal != self._universal:
                 _read_universal(universal)
             if generator != self._generator:
-                found = weights.build(weights.read(generator), Generator).config.px
+                found = self._painter(generator)[0].config.px
                 if found != self.face_px:
                     raise WeightsError(f"{generator} paints {found} px, the service {self.face_px}; start it anew")
         except AnonymousNetError as error:
@@ -139,8 +139,19 @@ class Parts:
         return self._kept(("obfuscate", asked), lambda: Obfuscate(Mechanism.solve(self.population, asked)))
 
     def _synthesize(self) -> Synthesize:
-        read = weights.read(self._generator)
-        return Synthesize(weights.build(read, Generator), self.runner).made_of(generator=read.sha256)
+        generator, sha256 = self._painter(self._generator)
+        return Synthesize(generator, self.runner).made_of(generator=sha256)
+
+    def _painter(self, name: str) -> tuple[Generator, str]:
+        """The generator called `name`, and its hash. Raises WeightsError where it paints another region."""
+        read, wanted = weights.read(name), self.config.synthesize.region
+        generator = weights.build(read, Generator)
+        if generator.config.region != wanted:
+            raise WeightsError(
+                f"weights {name} paint the {generator.config.region}, synthesize.region is {wanted}; "
+                f"set synthesize.region={generator.config.region}, or synthesize.weights to others"
+            )
+        return generator, read.sha256
 
     def _translate(self) -> Translate:
         read = weights.read(self.config.synthesize.translation_weights)

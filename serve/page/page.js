@@ -193,7 +193,7 @@ function setState(state, text = "") {
 
 /** The three answers: for the release, or for what a release at these settings would promise. */
 function answer() {
-  const face = release ? released() : { ...settings(), t: null };
+  const face = release ? released() : { ...settings(), region: policy.region, t: null };
   for (const [id, found] of [["now", isItPrivate(face, policy.measured)], ["how", howPrivate(face)], ["more", more(face, policy)]]) {
     const verdict = $(id).querySelector(".verdict"), words = $(id).querySelector(".words");
     if (verdict.textContent !== found.verdict) verdict.textContent = found.verdict; // read aloud where it changes

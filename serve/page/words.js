@@ -93,8 +93,9 @@ export function howPrivate(face) {
   const { name, level } = levelOf(face.epsilon), whole = face.strength === 1;
   const figures = [[round(face.epsilon, 3), "epsilon"], [`× ${factor(face.epsilon)}`, whole ? "most that odds can shift" : "most, by the attributes alone"]];
   if (face.t !== null && face.t !== undefined) figures.push([face.t.toFixed(2), "t, distance from the population"]);
-  const covered = whole ? "the 40 attributes, and every pixel of the painted face" : "the 40 attributes only, none of the pixels";
-  const open = ["hair, ears, clothes and background", "the pose", "other photos of the person"];
+  const covered = whole ? `the 40 attributes, and every pixel of the painted ${face.region ?? "face"}` : "the 40 attributes only, none of the pixels";
+  const around = face.region === "head" ? "long hair, neck, clothes and background" : "hair, ears, clothes and background";
+  const open = [around, "the pose", "other photos of the person"];
   const kept = (face.kept ?? []).map(plain);
   if (kept.length) open.unshift(`attributes kept as they are (${kept.join(", ")})`);
   return {
@@ -129,7 +130,8 @@ export function more(face, policy) {
   if (face.perturbation < policy.perturbation.max - 1e-4) {
     steps.push({ control: "perturbation", value: policy.perturbation.max, label: `Disturb by ${round(policy.perturbation.max * 255, 3)}`, gain: "Harder to read for the programs it was made against; may show as a faint texture." });
   }
-  const rest = "No setting changes the surroundings: crop them, or choose a photo without them. Publish few photos of one person.";
+  const wider = face.region === "head" ? "" : " Hair and ears go where the server paints the whole head (synthesize.region=head).";
+  const rest = `No slider changes the surroundings: crop them, or choose a photo without them.${wider} Publish few photos of one person.`;
   const verdict = ["No further by settings: all are at this server’s limit", "Yes, in one step", "Yes, in two steps", "Yes, in three steps"][steps.length];
   return { verdict, level: steps.length ? "good" : "warn", steps, words: [rest] };
 }

@@ -90,7 +90,7 @@ def test_truth_is_the_labels_beside_the_identity_file(found: Evaluation) -> None
 
 def test_the_curve_marks_what_was_chosen(found: Evaluation) -> None:
     chosen = sorted((p.knob, round(p.value, 6)) for p in found.curve if p.chosen)
-    assert chosen == [("epsilon", 10.0), ("perturbation", round(5 / 255, 6)), ("strength", 1.0)]
+    assert chosen == [("epsilon", 10.0), ("perturbation", round(3 / 255, 6)), ("strength", 1.0)]
     assert ("strength", 0.0) in {(p.knob, p.value) for p in found.curve}
 
 

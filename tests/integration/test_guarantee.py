@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anonymousnet import anonymizer as pipeline
-from anonymousnet.align.region import CENTRE
+from anonymousnet.align.region import FACE
 from anonymousnet.anonymizer import READERS, Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.synthetic import render_face, render_page
@@ -44,7 +44,10 @@ def small(*overrides: str) -> Anonymizer:
     stages = [
         Predict(Classifier(shape), Surroundings(shape), runner),
         Obfuscate(mechanism),
-        Synthesize(Generator(GeneratorConfig(px=PX, width=8, widest=32, code=16, style=32)), runner),
+        Synthesize(
+            Generator(GeneratorConfig(px=PX, width=8, widest=32, code=16, style=32, region=config.synthesize.region)),
+            runner,
+        ),
         Perturb(torch.rand(3, PX, PX) * 2 - 1, 10 / 255),
     ]
     return Anonymizer(config, KEY, stages, runner, dict.fromkeys(READERS, "0" * 64), mechanism, PX)
@@ -63,6 +66,17 @@ def test_holds(photos: list[NDArray[np.uint8]], precision: str, file: str) -> No
     assert "The guarantee holds." in result.lines()
 
 
+def test_holds_for_the_head(photos: list[NDArray[np.uint8]]) -> None:
+    made = small("synthesize.region=head")
+    result = examine(made, photos, FACES, "synthetic")
+    assert result.faces == FACES
+    assert result.holds, result.lines()
+    evidence = made(photos[0]).faces[0].evidence.public
+    assert evidence.region == "head"
+    assert "Bangs" not in evidence.unprotected
+    assert "long hair" in evidence.covers
+
+
 def test_holds_for_photos_of_several_faces() -> None:
     pages = [render_page(seed, faces=5, width=480)[0] for seed in range(3)]
     result = examine(small(), pages, 2, "synthetic pages")
@@ -72,7 +86,7 @@ def test_holds_for_photos_of_several_faces() -> None:
 
 def _leak_pixel(context: Tensor, rgb: NDArray[np.uint8], matrix: NDArray[np.float64]) -> None:
     """Let one hidden pixel, the middle of the region, through into the context."""
-    middle = np.array(CENTRE) * PX
+    middle = np.array(FACE.centre) * PX
     x, y = np.linalg.solve(matrix[:, :2], middle - matrix[:, 2]).astype(int)
     seen = torch.from_numpy(rgb[y, x].astype(np.float32) / 127.5 - 1)
     context[:, int(middle[1]), int(middle[0])] = seen
@@ -81,8 +95,8 @@ def _leak_pixel(context: Tensor, rgb: NDArray[np.uint8], matrix: NDArray[np.floa
 def test_one_leaked_pixel_is_caught(photos: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch) -> None:
     honest: Callable[..., Any] = pipeline.crop_context
 
-    def leaky(rgb: Any, hidden: Any, matrices: Any, face_px: int) -> tuple[Tensor, Tensor]:
-        context, region = honest(rgb, hidden, matrices, face_px)
+    def leaky(rgb: Any, hidden: Any, matrices: Any, *rest: Any) -> tuple[Tensor, Tensor]:
+        context, region = honest(rgb, hidden, matrices, *rest)
         for i, matrix in enumerate(matrices):
             _leak_pixel(context[i], rgb, matrix)
         return context, region
@@ -172,9 +186,9 @@ def test_the_block_that_is_changed_lies_outside_the_region() -> None:
 
     made = small()
     prepared = made.prepare(render_face(3, 200).image)
-    changed = (_with_block(prepared, PX) != prepared.image.rgb).any(2)
+    changed = (_with_block(prepared, PX, FACE) != prepared.image.rgb).any(2)
     assert changed.sum() > 50
     assert not (changed & prepared.hidden_HW).any()
     painted = torch.ones(1, 3, PX, PX)
-    pasted = pipeline.paste(prepared.image.rgb, prepared.hidden_HW, painted, prepared.matrices_F23)
+    pasted = pipeline.paste(prepared.image.rgb, prepared.hidden_HW, painted, prepared.matrices_F23, FACE)
     assert not (changed & (pasted != prepared.image.rgb).any(2)).any()

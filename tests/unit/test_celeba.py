@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anonymousnet.data.attributes import ATTRIBUTES, INSIDE_FACE, OUTSIDE_FACE
+from anonymousnet.align.region import FACE, HEAD
+from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.celeba import CelebA, read_attributes
 from anonymousnet.errors import AttributeTableError, StorageError
 
@@ -80,8 +81,10 @@ def test_no_identity_list_is_no_error(small_celeba: Path) -> None:
 
 def test_inside_and_outside_make_up_the_forty() -> None:
     assert len(ATTRIBUTES) == 40
-    assert set(INSIDE_FACE) | OUTSIDE_FACE == set(ATTRIBUTES)
-    assert not set(INSIDE_FACE) & OUTSIDE_FACE
+    for region in (FACE, HEAD):
+        assert set(region.inside) | region.outside == set(ATTRIBUTES)
+        assert not set(region.inside) & region.outside
+    assert HEAD.outside < FACE.outside
 
 
 @pytest.mark.celeba

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from anonymousnet.align.detect import Detector
+from anonymousnet.align.region import HEAD
 from anonymousnet.config import AlignConfig
 from anonymousnet.metrics import image
 from anonymousnet.privacy.methods import METHODS
@@ -63,3 +64,4 @@ def test_agreement_counts_the_painted_attributes_alone() -> None:
     assert image.agreement(said, said).all()
     assert not image.agreement(~said, said).any()
     assert image.agreement(said, said).shape == (5, 26)
+    assert image.agreement(said, said, HEAD).shape == (5, 30)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anonymousnet.align.region import FACE
 from anonymousnet.config import ObfuscateConfig
 from anonymousnet.data.attributes import ATTRIBUTES, INDEX
 from anonymousnet.errors import ConfigError
@@ -241,7 +242,7 @@ def test_followed_attributes_cost_nothing_and_owe_the_face_nothing():
     # What is drawn is drawn for the sex that shows: hardly a beard where that is female.
     women = ~around[:, INDEX["Male"]]
     assert released[women, INDEX["Goatee"]].mean() < 0.01
-    assert "Read in the surroundings, not in the face: Male" in covers(mechanism, 1.0, True)
+    assert "Read in the surroundings, not in the face: Male" in covers(mechanism, 1.0, FACE, True)
 
 
 @pytest.mark.parametrize(
@@ -283,13 +284,13 @@ def test_fingerprint_stands_for_the_settings():
 def test_words_promise_the_pixels_only_at_full_strength():
     mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=10, keep=("Smiling",)))
     promise = "epsilon-DP for the pixels"
-    assert promise in covers(mechanism, 1.0, True)
-    assert "epsilon 10 per image" in covers(mechanism, 1.0, True)
+    assert promise in covers(mechanism, 1.0, FACE, True)
+    assert "epsilon 10 per image" in covers(mechanism, 1.0, FACE, True)
     for strength, guarantee in [(1.0, False), (0.8, True), (0.0, True), (0.2, False)]:
-        assert promise not in covers(mechanism, strength, guarantee)
-        assert "Not the pixels" in covers(mechanism, strength, guarantee)
-        assert "except Smiling" in covers(mechanism, strength, guarantee)
-    assert promise not in covers(Mechanism(celeba_population(), {}, ATTRIBUTES), 1.0, True)
+        assert promise not in covers(mechanism, strength, FACE, guarantee)
+        assert "Not the pixels" in covers(mechanism, strength, FACE, guarantee)
+        assert "except Smiling" in covers(mechanism, strength, FACE, guarantee)
+    assert promise not in covers(Mechanism(celeba_population(), {}, ATTRIBUTES), 1.0, FACE, True)
 
 
 @pytest.fixture(scope="module")

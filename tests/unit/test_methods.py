@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from anonymousnet.align.region import masks
+from anonymousnet.align.region import FACE, HEAD
 from anonymousnet.device import Runner
 from anonymousnet.nets.translator import Translator, TranslatorConfig
 from anonymousnet.privacy.methods import METHODS, K, k_same, translation
 
 FACES = np.random.default_rng(0).integers(0, 256, (30, 3, 64, 64), np.uint8)
-REGION, WEIGHT = (mask[0].numpy() for mask in masks(64))
+REGION, WEIGHT = (mask[0].numpy() for mask in FACE.masks(64))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -30,6 +30,15 @@ def test_nothing_outside_the_feather_changes(name: str) -> None:
 def test_the_region_changes(name: str) -> None:
     inside = REGION > 0
     assert (METHODS[name](FACES)[:, :, inside] != FACES[:, :, inside]).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_region_is_changed_where_it_is_named(name: str) -> None:
+    region, weight = (mask[0].numpy() for mask in HEAD.masks(64))
+    after = METHODS[name](FACES, HEAD)
+    assert np.array_equal(after[:, :, weight == 0], FACES[:, :, weight == 0])
+    hair = (region > 0) & (WEIGHT == 0)
+    assert name == "untouched" or (after[:, :, hair] != FACES[:, :, hair]).mean() > 0.3
 
 
 def test_black_box_is_black() -> None:

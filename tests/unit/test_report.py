@@ -34,7 +34,7 @@ def shown(photo: str = "a/one.jpg", strength: float = 1.0) -> ShownFace:
     released = {name: name in ("Smiling", "Black_Hair", "5_o_Clock_Shadow") for name in ATTRIBUTES}
     public = PublicEvidence(
         released=released, epsilon=10.0, t=0.17, covers="WORDS OF THE MECHANISM",
-        unprotected=tuple(sorted(OUTSIDE_FACE)), strength=strength, perturbation=10 / 255,
+        unprotected=tuple(sorted(OUTSIDE_FACE)), strength=strength, region="face", perturbation=10 / 255,
         weights={"generator": "ab" * 32, "attributes": "cd" * 32},
         precision="cpu-bfloat16",
     )  # fmt: skip
@@ -194,3 +194,13 @@ def test_weights_and_settings_are_on_record() -> None:
     assert "cpu-bfloat16" in html
     assert "synthesize.strength" in html
     assert "train." not in html
+
+
+def test_a_release_of_heads_says_what_is_left_of_the_person() -> None:
+    face, head = (plain(page(config=Config.load(None, [f"synthesize.region={region}"]))) for region in ("face", "head"))
+    assert "from the eyebrows to the chin" in face
+    assert "Everything outside the painted region: hair, ears, clothes" in face
+    assert "from the top of the hair to the chin, ears included" in head
+    assert "Everything outside the painted region: long hair, neck, clothes" in head
+    assert "15 of the 40 attributes show outside" in face
+    assert "11 of the 40 attributes show outside" in head

@@ -135,8 +135,8 @@ class TestAnonymize:
             "/v1/anonymize?epsilon=4&keep=Smiling", content=photo, headers={"Accept": "application/json"}
         )
         face = as_json.json()["faces"][0]
-        assert set(face) == {"released", "epsilon", "t", "covers", "unprotected", "strength", "perturbation", "weights",
-                             "precision"}  # fmt: skip
+        assert set(face) == {"released", "epsilon", "t", "covers", "unprotected", "strength", "region", "perturbation",
+                             "weights", "precision"}  # fmt: skip
         assert as_json.json().keys() == {"photo", "media_type", "width", "height", "faces", "release"}
         assert not [name for name in answer.headers if any(word in name for word in PRIVATE)]
         assert answer.headers["cache-control"] == as_json.headers["cache-control"] == "no-store"

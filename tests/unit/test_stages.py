@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anonymousnet.align.region import feather, level, masks, pixelated
+from anonymousnet.align.region import FACE, HEAD, Region, feather
 from anonymousnet.config import ObfuscateConfig
 from anonymousnet.data.attributes import INDEX
 from anonymousnet.device import Runner
@@ -30,8 +30,8 @@ def keys(n: int, first: int = 0) -> tuple[bytes, ...]:
 def batch(n: int = 5) -> FaceBatch:
     generator = torch.Generator().manual_seed(0)
     source = torch.rand(n, 3, PX, PX, generator=generator) * 2 - 1
-    region = masks(PX)[0].expand(n, -1, -1, -1)
-    return FaceBatch(pixelated(source, 0), region, keys(n), keys(n, 100), source_B3HW=source)
+    region = FACE.masks(PX)[0].expand(n, -1, -1, -1)
+    return FaceBatch(FACE.pixelated(source, 0), region, keys(n), keys(n, 100), source_B3HW=source)
 
 
 def released(n: int = 5) -> FaceBatch:
@@ -97,7 +97,7 @@ def test_what_the_surroundings_show_owes_nothing_to_the_region(runner: Runner, p
     other = faces.with_(context_B3HW=torch.where(region, torch.rand(5, 3, PX, PX), faces.context_B3HW),
                         source_B3HW=torch.where(region, -1.0, faces.source_B3HW))  # fmt: skip
     around = faces.with_(context_B3HW=torch.where(region, faces.context_B3HW, -faces.context_B3HW))
-    logits = [stage._probabilities(stage.surroundings, pixelated(one.context_B3HW, 0))
+    logits = [stage._probabilities(stage.surroundings, FACE.pixelated(one.context_B3HW, 0))
               for one in (faces, other, around)]  # fmt: skip
     assert torch.equal(logits[0], logits[1])
     assert not torch.equal(logits[0], logits[2])
@@ -181,19 +181,25 @@ def test_codes_are_standard_normal_and_each_key_s_own() -> None:
     assert torch.equal(codes(keys(40)[7:8], 64, 32)[0][0], code[7])
 
 
-def test_the_feather_lies_wholly_outside_the_region() -> None:
-    region, weight = masks(128)
+@pytest.mark.parametrize(("area", "least", "most", "left"), [(FACE, 0.2, 0.5, 0), (HEAD, 0.6, 0.75, 0.15)])
+def test_the_feather_lies_wholly_outside_the_region(area: Region, least: float, most: float, left: float) -> None:
+    region, weight = area.masks(128)
     assert (weight[region > 0] == 1).all()
-    assert 0.2 < float(region.mean()) < 0.5
+    assert least < float(region.mean()) < most
     assert float(weight.mean()) > float(region.mean())
     border = torch.cat([weight[0, 0], weight[0, -1], weight[0, :, 0], weight[0, :, -1]])
-    assert (border == 0).all()
+    assert float(border.max()) <= left
+
+
+def test_the_head_holds_the_face() -> None:
+    face, head = (region.masks(128)[0] for region in (FACE, HEAD))
+    assert (head >= face).all()
 
 
 def test_level_is_1_on_the_region_s_edge_for_arrays_and_tensors() -> None:
     u, v = torch.tensor([0.503 + 0.30, 0.503]), torch.tensor([0.622, 0.622])
-    assert level(u, v).tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
-    assert level(u.numpy(), v.numpy()).tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+    assert FACE.level(u, v).tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+    assert FACE.level(u.numpy(), v.numpy()).tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
     assert feather(torch.tensor([0.5, 1.0, 1.5])).tolist() == [1.0, 1.0, 0.0]
 
 
@@ -201,8 +207,8 @@ def test_ever_finer_pixelation_shows_ever_more() -> None:
     faces = batch().source_B3HW
     assert faces is not None
     smooth = torch.nn.functional.avg_pool2d(faces, 9, 1, 4)
-    errors = [float((pixelated(smooth, cells) - smooth).abs().mean()) for cells in (0, 1, 2, 4, 8)]
+    errors = [float((FACE.pixelated(smooth, cells) - smooth).abs().mean()) for cells in (0, 1, 2, 4, 8)]
     assert errors == sorted(errors, reverse=True)
-    region = masks(PX)[0].bool().expand_as(faces)
-    assert (pixelated(faces, 0)[region] == 0).all()
-    assert torch.equal(pixelated(faces, 4)[~region], faces[~region])
+    region = FACE.masks(PX)[0].bool().expand_as(faces)
+    assert (FACE.pixelated(faces, 0)[region] == 0).all()
+    assert torch.equal(FACE.pixelated(faces, 4)[~region], faces[~region])

@@ -13,7 +13,8 @@ import torch
 
 from anonymousnet import draw, weights
 from anonymousnet.config import Config
-from anonymousnet.errors import CheckpointError, ConfigError, DataError
+from anonymousnet.errors import CheckpointError, ConfigError, DataError, WeightsError
+from anonymousnet.parts import Parts
 from anonymousnet.training.data import FaceTable, rows_of_step
 from anonymousnet.training.loop import take_step, train
 from anonymousnet.training.tasks import TASKS, task_named, training_tables
@@ -114,6 +115,16 @@ def test_training_leaves_curves_pictures_and_weights(synthetic: FaceTable, tmp_p
     assert list((tmp_path / "tensorboard").iterdir())
     assert list((tmp_path / "samples").glob("*.png"))
     assert (result.weights / "model.safetensors").exists()
+
+
+def test_a_generator_of_heads_paints_heads_alone(synthetic: FaceTable, tmp_path: Path) -> None:
+    config = settings("generator", 2, "train.region=head")
+    result = train(TASKS["generator"], config, synthetic, synthetic, tmp_path, quiet=True)
+    assert weights.read(str(result.weights)).config["region"] == "head"
+    heads = [f"synthesize.weights={result.weights}", "synthesize.region=head"]
+    assert Parts(Config.load(None, heads)).face_px == 64
+    with pytest.raises(WeightsError, match="paint the head, synthesize.region is face; set synthesize.region=head"):
+        Parts(Config.load(None, heads[:1])).face_px  # noqa: B018
 
 
 def test_a_generator_that_starts_from_weights_waits_for_its_critic(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anonymousnet.align.region import FEATHER, level, masks
+from anonymousnet.align.region import FACE, FEATHER, REGIONS, Region
 from anonymousnet.align.warp import TEMPLATE_52, crop_context, crop_faces, hidden, paste, similarity
 from anonymousnet.errors import ProtectionFailed
 
@@ -79,20 +79,21 @@ def test_an_aligned_image_is_cropped_as_training_crops_it() -> None:
 
 def test_no_face_is_no_change() -> None:
     rgb, none = noise(0, 20, 30), np.zeros((0, 2, 3))
-    mask = hidden(rgb.shape[:2], none, PX)
+    mask = hidden(rgb.shape[:2], none, PX, FACE)
     assert not mask.any()
-    assert crop_faces(rgb, none, PX).shape == crop_context(rgb, mask, none, PX)[0].shape == (0, 3, PX, PX)
-    assert np.array_equal(paste(rgb, mask, torch.zeros(0, 3, PX, PX), none), rgb)
+    assert crop_faces(rgb, none, PX).shape == crop_context(rgb, mask, none, PX, FACE)[0].shape == (0, 3, PX, PX)
+    assert np.array_equal(paste(rgb, mask, torch.zeros(0, 3, PX, PX), none, FACE), rgb)
 
 
+@pytest.mark.parametrize("area", REGIONS.values(), ids=REGIONS)
 @settings(max_examples=30, deadline=None)
 @given(st.floats(6, 400), st.floats(-3, 3), st.floats(-20, 140), st.floats(-20, 120))
-def test_every_point_of_the_region_is_hidden(size: float, angle: float, x: float, y: float) -> None:
+def test_every_point_of_the_region_is_hidden(area: Region, size: float, angle: float, x: float, y: float) -> None:
     matrices = similarity(placed(size, angle, x, y)[None], PX)
-    mask = hidden((100, 120), matrices, PX)
+    mask = hidden((100, 120), matrices, PX, area)
     xy = np.random.default_rng(0).random((20_000, 2)) * (120, 100)
     uv = (xy @ matrices[0, :, :2].T + matrices[0, :, 2]) / PX
-    inside = xy[level(uv[:, 0], uv[:, 1]) <= 1].astype(int)
+    inside = xy[area.level(uv[:, 0], uv[:, 1]) <= 1].astype(int)
     assert mask[inside[:, 1], inside[:, 0]].all()
 
 
@@ -107,24 +108,26 @@ FACES = {
 }
 
 
+@pytest.mark.parametrize("area", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("name", FACES)
-def test_hidden_pixels_change_nothing(name: str) -> None:
+def test_hidden_pixels_change_nothing(name: str, area: Region) -> None:
     """The byte-identity that the privacy guarantee rests on."""
     matrices = similarity(np.stack(FACES[name]), PX)
     rgb = noise(1, 100, 120)
-    mask = hidden(rgb.shape[:2], matrices, PX)
+    mask = hidden(rgb.shape[:2], matrices, PX, area)
     faces = painted(2, len(matrices))
-    context, region = crop_context(rgb, mask, matrices, PX)
-    released = paste(rgb, mask, faces, matrices)
+    context, region = crop_context(rgb, mask, matrices, PX, area)
+    released = paste(rgb, mask, faces, matrices, area)
     for other in (noise(3, 100, 120), np.zeros_like(rgb), np.full_like(rgb, 255)):
         swapped = np.where(mask[..., None], other, rgb)
-        again, _ = crop_context(swapped, mask, matrices, PX)
+        again, _ = crop_context(swapped, mask, matrices, PX, area)
         assert again.numpy().tobytes() == context.numpy().tobytes()
-        assert paste(swapped, mask, faces, matrices).tobytes() == released.tobytes()
+        assert paste(swapped, mask, faces, matrices, area).tobytes() == released.tobytes()
     assert bool((context * region == 0).all())
     assert float(context.abs().max()) <= 1
 
 
+@pytest.mark.parametrize("area", REGIONS.values(), ids=REGIONS)
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
@@ -132,52 +135,56 @@ def test_hidden_pixels_change_nothing(name: str) -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_hidden_pixels_change_nothing_wherever_the_faces_are(places: list, random: object) -> None:
+def test_hidden_pixels_change_nothing_wherever_the_faces_are(area: Region, places: list, random: object) -> None:
     matrices = similarity(np.stack([placed(*place) for place in places]), PX)
     rgb = noise(1, 70, 90)
-    mask = hidden(rgb.shape[:2], matrices, PX)
+    mask = hidden(rgb.shape[:2], matrices, PX, area)
     order = list(range(len(places)))
     random.shuffle(order)  # type: ignore[attr-defined]
     swapped = np.where(mask[..., None], noise(4, 70, 90), rgb)
     faces = painted(0, len(places))
-    assert torch.equal(crop_context(rgb, mask, matrices, PX)[0], crop_context(swapped, mask, matrices, PX)[0])
-    released = paste(rgb, mask, faces, matrices, order)
-    assert np.array_equal(released, paste(swapped, mask, faces, matrices, order))
+    assert torch.equal(
+        crop_context(rgb, mask, matrices, PX, area)[0], crop_context(swapped, mask, matrices, PX, area)[0]
+    )
+    released = paste(rgb, mask, faces, matrices, area, order)
+    assert np.array_equal(released, paste(swapped, mask, faces, matrices, area, order))
 
 
+@pytest.mark.parametrize("area", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("name", FACES)
-def test_beyond_the_feather_every_byte_is_the_photos_own(name: str) -> None:
+def test_beyond_the_feather_every_byte_is_the_photos_own(name: str, area: Region) -> None:
     matrices = similarity(np.stack(FACES[name]), PX)
     rgb = noise(1, 100, 120)
-    mask = hidden(rgb.shape[:2], matrices, PX)
-    released = paste(rgb, mask, painted(2, len(matrices)), matrices)
+    mask = hidden(rgb.shape[:2], matrices, PX, area)
+    released = paste(rgb, mask, painted(2, len(matrices)), matrices, area)
     x, y = np.meshgrid(np.arange(120) + 0.5, np.arange(100) + 0.5)
     near = np.zeros_like(mask)
     for matrix in matrices:
         u, v = (np.stack([x, y], -1) @ matrix[:, :2].T + matrix[:, 2]).transpose(2, 0, 1) / PX
-        diagonal = 0.5**0.5 * np.hypot(*matrix[:, 0]) / PX / 0.3
-        near |= level(u, v) <= 1 + FEATHER + diagonal
+        diagonal = 0.5**0.5 * np.hypot(*matrix[:, 0]) / PX / min(area.radii)
+        near |= area.level(u, v) <= 1 + FEATHER + diagonal
     assert np.array_equal(released[~near], rgb[~near])
 
 
 def test_the_later_face_covers_the_earlier() -> None:
     matrices = similarity(np.stack(FACES["overlapping"]), PX)
     rgb = noise(1, 100, 120)
-    mask = hidden(rgb.shape[:2], matrices, PX)
+    mask = hidden(rgb.shape[:2], matrices, PX, FACE)
     faces = torch.stack([torch.full((3, PX, PX), -1.0), torch.full((3, PX, PX), 1.0)])
-    first, second = (hidden(rgb.shape[:2], matrix[None], PX) for matrix in matrices)
+    first, second = (hidden(rgb.shape[:2], matrix[None], PX, FACE) for matrix in matrices)
     both = first & second
     assert both.any()
-    assert (paste(rgb, mask, faces, matrices)[both] == 255).all()
-    assert (paste(rgb, mask, faces, matrices, [1, 0])[both] == 0).all()
+    assert (paste(rgb, mask, faces, matrices, FACE)[both] == 255).all()
+    assert (paste(rgb, mask, faces, matrices, FACE, [1, 0])[both] == 0).all()
 
 
+@pytest.mark.parametrize("area", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("size", [25.0, 64.0, 250.0])
-def test_crop_and_paste_return_a_smooth_photo(size: float) -> None:
+def test_crop_and_paste_return_a_smooth_photo(size: float, area: Region) -> None:
     y, x = np.mgrid[0:200, 0:240]
     rgb = np.stack([x, y, (x + y) / 2], -1).astype(np.uint8)
     matrices = similarity(placed(size, 0.3, 120, 100)[None], PX)
-    released = paste(rgb, hidden((200, 240), matrices, PX), crop_faces(rgb, matrices, PX), matrices)
+    released = paste(rgb, hidden((200, 240), matrices, PX, area), crop_faces(rgb, matrices, PX), matrices, area)
     assert np.abs(released.astype(int) - rgb).max() <= 2
 
 
@@ -194,8 +201,8 @@ def test_context_outside_the_region_is_the_photo() -> None:
     rgb = np.stack([x, y, (x + y) / 2], -1).astype(np.uint8)
     for size in (20, 150):  # at 20 the hidden rim reaches beyond the crop's region and has to be filled
         matrices = similarity(placed(size, 0.1, 120, 100)[None], PX)
-        context, region = crop_context(rgb, hidden((200, 240), matrices, PX), matrices, PX)
-        assert torch.equal(region[0], masks(PX)[0])
+        context, region = crop_context(rgb, hidden((200, 240), matrices, PX, FACE), matrices, PX, FACE)
+        assert torch.equal(region[0], FACE.masks(PX)[0])
         error = (context - crop_faces(rgb, matrices, PX)) * (1 - region)
         assert float(error.abs().max()) < 0.04
 
@@ -203,10 +210,10 @@ def test_context_outside_the_region_is_the_photo() -> None:
 def test_paste_refuses_what_would_leave_a_face_showing() -> None:
     matrices = similarity(np.stack(FACES["overlapping"]), PX)
     rgb = noise(1, 100, 120)
-    mask = hidden(rgb.shape[:2], matrices, PX)
+    mask = hidden(rgb.shape[:2], matrices, PX, FACE)
     with pytest.raises(ProtectionFailed, match="painted over"):
-        paste(rgb, mask, painted(0, 2), matrices, [0])
+        paste(rgb, mask, painted(0, 2), matrices, FACE, [0])
     with pytest.raises(ProtectionFailed, match="finite"):
-        paste(rgb, mask, painted(0, 2) * torch.nan, matrices)
+        paste(rgb, mask, painted(0, 2) * torch.nan, matrices, FACE)
     with pytest.raises(ProtectionFailed, match="expected 2"):
-        paste(rgb, mask, painted(0, 1), matrices)
+        paste(rgb, mask, painted(0, 1), matrices, FACE)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anonymousnet.align.region import CENTRE, FEATHER, RADII, feather, level, masks
+from anonymousnet.align.region import FEATHER, Region, feather
 from anonymousnet.errors import ProtectionFailed
 
 TEMPLATE_52 = np.array([[69.57, 92.73], [108.28, 91.61], [88.06, 115.88], [72.56, 134.43], [104.89, 133.38]]) / 178
@@ -67,11 +67,11 @@ def similarity(
     return np.array(rows).transpose(2, 0, 1)
 
 
-def hidden(shape_hw: tuple[int, int], matrices: Matrix, face_px: int) -> Mask:
+def hidden(shape_hw: tuple[int, int], matrices: Matrix, face_px: int, region: Region) -> Mask:
     """(H, W): the photo's pixels of which any part may lie in the region of any face."""
     out = np.zeros(shape_hw, np.bool_)
     for matrix in matrices:
-        for box, excess in _levels(shape_hw, matrix, face_px, 1.0):
+        for box, excess in _levels(shape_hw, matrix, face_px, region, 1.0):
             out[_slices(box)] |= excess <= 1
     return out
 
@@ -81,17 +81,19 @@ def crop_faces(rgb: Rgb, matrices: Matrix, face_px: int) -> Tensor:
     return _crop(rgb, None, matrices, face_px)
 
 
-def crop_context(rgb: Rgb, hidden: Mask, matrices: Matrix, face_px: int) -> tuple[Tensor, Tensor]:
+def crop_context(rgb: Rgb, hidden: Mask, matrices: Matrix, face_px: int, region: Region) -> tuple[Tensor, Tensor]:
     """What the generator may see: context (N, 3, face_px, face_px) in [-1, 1], region (N, 1, face_px, face_px).
 
     The context is exactly 0 in the region and never depends on a hidden pixel. Hidden pixels outside the region
     (a neighbour's face, the rim of a coarse pixel) are filled smoothly from what is visible around them.
     """
-    region = masks(face_px)[0].expand(len(matrices), 1, face_px, face_px)
-    return _crop(rgb, hidden, matrices, face_px) * (1 - region), region.clone()
+    mask = region.masks(face_px)[0].expand(len(matrices), 1, face_px, face_px)
+    return _crop(rgb, hidden, matrices, face_px) * (1 - mask), mask.clone()
 
 
-def paste(rgb: Rgb, hidden: Mask, faces_N3HW: Tensor, matrices: Matrix, order: Sequence[int] | None = None) -> Rgb:
+def paste(
+    rgb: Rgb, hidden: Mask, faces_N3HW: Tensor, matrices: Matrix, region: Region, order: Sequence[int] | None = None
+) -> Rgb:
     """A copy of the photo with the painted faces (float32 in [-1, 1]) in place of their regions.
 
     Faces are painted in `order` (default: as they come), later over earlier. A painted face has weight 1 on all
@@ -105,7 +107,7 @@ def paste(rgb: Rgb, hidden: Mask, faces_N3HW: Tensor, matrices: Matrix, order: S
     face_px = faces_N3HW.shape[-1]
     for i in range(len(matrices)) if order is None else order:
         face = (faces_N3HW[i : i + 1].float().clamp(-1, 1) + 1) * 127.5
-        for box, excess in _levels(rgb.shape[:2], matrices[i], face_px, 1.0 + FEATHER):
+        for box, excess in _levels(rgb.shape[:2], matrices[i], face_px, region, 1.0 + FEATHER):
             full = excess <= 1 + 1e-9  # what `hidden` hid, however its strips were rounded
             weight = np.where(full, 1, feather(excess))[..., None]
             area = out[_slices(box)]
@@ -115,29 +117,29 @@ def paste(rgb: Rgb, hidden: Mask, faces_N3HW: Tensor, matrices: Matrix, order: S
     if left := int(bare.sum()):
         raise ProtectionFailed(
             f"expected every hidden pixel to be painted over, {left} are not; "
-            "pass the matrices that `hidden` was made with"
+            "pass the matrices and the region that `hidden` was made with"
         )
     return out
 
 
 def _levels(
-    shape_hw: tuple[int, int], matrix: Matrix, face_px: int, reach: float
+    shape_hw: tuple[int, int], matrix: Matrix, face_px: int, region: Region, reach: float
 ) -> Iterator[tuple[Box, NDArray[np.float64]]]:
     """Strips of the photo around one face: (box, a lower bound of the region's level anywhere in each pixel).
 
-    `level` is a norm that a step of length d changes by at most d / min(RADII), so its value at a pixel's centre
+    `level` is a norm that a step of length d changes by at most d / min(radii), so its value at a pixel's centre
     less that of half the diagonal bounds the whole pixel. The strips hold every pixel bounded by `reach`.
     """
     inverse = _inverse(matrix)
-    grow = 0.5 * 2**0.5 * abs(complex(*matrix[:, 0])) / face_px / min(RADII)
-    half = np.array(RADII) * (reach + grow)
-    corners = (np.array(CENTRE) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])) * face_px
+    grow = 0.5 * 2**0.5 * abs(complex(*matrix[:, 0])) / face_px / min(region.radii)
+    half = np.array(region.radii) * (reach + grow)
+    corners = (np.array(region.centre) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])) * face_px
     x0, y0, x1, y1 = _bounds(corners @ inverse[:, :2].T + inverse[:, 2], shape_hw)
     rows = max(1, STRIP // max(1, x1 - x0))
     for top in range(y0, y1 if x0 < x1 else y0, rows):
         box = (x0, top, x1, min(top + rows, y1))
         xy = _centres(box) @ matrix[:, :2].T + matrix[:, 2]
-        yield box, level(xy[..., 0] / face_px, xy[..., 1] / face_px) - grow
+        yield box, region.level(xy[..., 0] / face_px, xy[..., 1] / face_px) - grow
 
 
 def _crop(rgb: Rgb, hidden: Mask | None, matrices: Matrix, face_px: int) -> Tensor:

@@ -5,6 +5,8 @@ Source: Liu et al., *Deep Learning Face Attributes in the Wild* (ICCV 2015), `li
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +30,15 @@ OUTSIDE_FACE: frozenset[str] = frozenset({
 """Attributes that show outside the painted region `face`: Stage III cannot change them, so whatever Stage II
 releases, the photo itself still shows them. Reports name them as unprotected."""
 
-INSIDE_FACE: tuple[str, ...] = tuple(name for name in ATTRIBUTES if name not in OUTSIDE_FACE)
-"""Attributes that the painted region carries."""
+OUTSIDE_HEAD: frozenset[str] = frozenset({
+    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Gray_Hair", "Straight_Hair", "Wavy_Hair", "Wearing_Hat",
+    "Wearing_Necklace", "Wearing_Necktie",
+})  # fmt: skip
+"""The same for the region `head`: long hair and wide hats go on outside of it."""
+
+RegionName = Literal["face", "head"]
+OUTSIDE: dict[RegionName, frozenset[str]] = {"face": OUTSIDE_FACE, "head": OUTSIDE_HEAD}
+"""By the name of the region (`align.region`)."""
 
 SUBGROUPS = ("Male", "Young", "Pale_Skin")
 """Attributes that every headline rate is split by."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anonymousnet.align.detect import Detection, Detector
-from anonymousnet.align.region import masks
-from anonymousnet.data.attributes import INDEX, INSIDE_FACE
+from anonymousnet.align.region import FACE, Region
+from anonymousnet.data.attributes import INDEX
 from anonymousnet.device import Runner
 from anonymousnet.metrics.identity import Rate, wilson
 from anonymousnet.nets.classifier import Classifier
@@ -41,12 +41,12 @@ class Interval:
     high: float
 
 
-def likeness(sources_N3HW: Faces, released_N3HW: Faces) -> tuple[Features, Features]:
+def likeness(sources_N3HW: Faces, released_N3HW: Faces, region: Region = FACE) -> tuple[Features, Features]:
     """(SSIM (N,), PSNR in dB (N,)) of faces within the painted region's bounding box (Wang et al., TIP 2004).
 
     Neither says that a face looks good, only how near it is to its source; PSNR of equal pictures is infinite.
     """
-    box = _box(sources_N3HW.shape[-1])
+    box = (slice(None), slice(None), *region.box(sources_N3HW.shape[-1]))
     similar, errors = [], []
     for start in range(0, len(sources_N3HW), 64):
         a, b = (torch.from_numpy(x[start : start + 64][box]).float() / 255 for x in (sources_N3HW, released_N3HW))
@@ -115,18 +115,10 @@ def landmark_error(before: Points, after: Points) -> float:
     return float(np.mean(errors)) if errors else float("nan")
 
 
-def agreement(read_N40: NDArray[np.bool_], said_N40: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def agreement(read_N40: NDArray[np.bool_], said_N40: NDArray[np.bool_], region: Region = FACE) -> NDArray[np.bool_]:
     """(N, A) whether the classifier reads each released attribute of the painted region off the released face."""
-    inside = [INDEX[name] for name in INSIDE_FACE]
+    inside = [INDEX[name] for name in region.inside]
     return np.asarray((read_N40 == said_N40)[:, inside])
-
-
-def _box(side: int) -> tuple[slice, slice, slice, slice]:
-    """Bounding box of the painted region, as an index of N3HW."""
-    region, _ = masks(side)
-    rows, columns = (torch.nonzero(region[0].amax(axis)).flatten() for axis in (1, 0))
-    everything = slice(None)
-    return everything, everything, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _kernel(a: Features, b: Features) -> Features:

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from anonymousnet.align.region import pixelated
+from anonymousnet.align.region import FACE
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.draw import Dropout
 from anonymousnet.nets.trunk import Trunk
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
 
 class Surroundings(Classifier):
     """The same, blind to the region that is painted anew: what hair, neck and clothes show to anybody who sees a
-    release. It blanks the region itself, whatever it is handed."""
+    release. It blanks the face's region itself, whatever it is handed."""
 
     def forward(self, faces_B3HW: Tensor) -> Tensor:
-        return super().forward(pixelated(faces_B3HW, 0))
+        return super().forward(FACE.pixelated(faces_B3HW, 0))

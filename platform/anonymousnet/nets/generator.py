@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.attributes import ATTRIBUTES, RegionName
 
 
 class GeneratorConfig(BaseModel):
@@ -25,6 +25,8 @@ class GeneratorConfig(BaseModel):
     """Length of the identity code."""
     style: int = 128
     """Length of the vector that modulates the decoder."""
+    region: RegionName = "face"
+    """What it learned to paint."""
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anonymousnet.data.attributes import ATTRIBUTES, INDEX, INSIDE_FACE
+from anonymousnet.data.attributes import ATTRIBUTES, INDEX
 from anonymousnet.device import Runner, to_device
 from anonymousnet.metrics.attributes import score_attributes
 from anonymousnet.metrics.bootstrap import clustered, interval, resampled, totals
@@ -157,7 +157,7 @@ def reversal(
     """A U-Net trained to undo the release on known people, then every recogniser on what it makes of the others."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = to_device(Undo(), runner.device)
+        net = to_device(Undo(region=known.region), runner.device)
     sources, released = known.sources_N3HW, known.released_N3HW
 
     def loss_of(chosen: NDArray[np.int64]) -> Tensor:
@@ -193,7 +193,7 @@ def infer(known: Pairs, others: Pairs, classifier: Classifier, runner: Runner, e
 
 
 def _read(probabilities: NDArray[np.floating], scored: Pairs, majority_40: Mask) -> Inference:
-    inside = np.array([INDEX[name] for name in INSIDE_FACE])
+    inside = np.array([INDEX[name] for name in scored.region.inside])
     said, truth, ids = scored.said_N40, scored.truth_N40, scored.identities_N
     people = np.repeat(ids, len(inside))
     right = (probabilities > 0.5)[:, inside] == truth[:, inside]

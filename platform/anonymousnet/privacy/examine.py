@@ -162,10 +162,10 @@ def hidden(method: str, pairs: Pairs, config: Config, runner: Runner) -> Pairs:
     if method == THIS:
         return pairs
     if method != TRANSLATION:
-        return pairs.under(METHODS[method](pairs.sources_N3HW), None)
+        return pairs.under(METHODS[method](pairs.sources_N3HW, pairs.region), None)
     assert pairs.said_N40 is not None
     net = weights.build(weights.read(config.synthesize.translation_weights), Translator)
-    return pairs.under(translation(pairs.sources_N3HW, pairs.said_N40, net, runner), pairs.said_N40)
+    return pairs.under(translation(pairs.sources_N3HW, pairs.said_N40, net, runner, pairs.region), pairs.said_N40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Seen:
     @classmethod
     def of(cls, kit: Tools, pairs: Pairs, clean: Clean) -> Seen:
         rows = sample(len(pairs))
-        similar, decibels = image.likeness(pairs.sources_N3HW, pairs.released_N3HW)
+        similar, decibels = image.likeness(pairs.sources_N3HW, pairs.released_N3HW, pairs.region)
         fake = features(kit, pairs.released_N3HW)
         return cls(
             pairs.identities_N, clean.features_ND, fake, similar, decibels, _agreement(kit, pairs, fake), rows,
@@ -225,7 +225,8 @@ def _agreement(kit: Tools, pairs: Pairs, features_ND: NDArray[np.float64]) -> Ma
         return None
     with torch.inference_mode():
         logits = kit.classifier.head(torch.from_numpy(features_ND).float().to(kit.runner.device)).cpu()
-    return image.agreement(kit.classifier.says(kit.classifier.calibrated(logits)).numpy(), pairs.said_N40)
+    read = kit.classifier.says(kit.classifier.calibrated(logits)).numpy()
+    return image.agreement(read, pairs.said_N40, pairs.region)
 
 
 def _share(right_NA: Mask, ids_N: NDArray[np.int64]) -> Rate:

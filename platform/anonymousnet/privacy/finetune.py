@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anonymousnet.align.region import masks
+from anonymousnet.align.region import FACE, Region
 from anonymousnet.device import Runner, autocast
 from anonymousnet.nets.trunk import Trunk
 from anonymousnet.training.data import rows_of_step
@@ -74,8 +74,9 @@ class Undo(nn.Module):
     spend its first hundred steps on being punished for every change.
     """
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self, width: int = 48, region: Region = FACE) -> None:
         super().__init__()
+        self.region = region
         w, folded = width, 3 * FOLD**2
         self.stem = _block(folded, w)
         self.down1, self.down2 = _block(w, 2 * w, 2), _block(2 * w, 4 * w, 2)
@@ -93,7 +94,7 @@ class Undo(nn.Module):
         x = self.up1(torch.cat([nn.functional.interpolate(c, scale_factor=2.0), b], 1))
         x = self.up2(torch.cat([nn.functional.interpolate(x, scale_factor=2.0), a], 1))
         change = nn.functional.pixel_shuffle(self.out(x), FOLD).float()
-        weight = masks(released_B3HW.shape[-1])[1].to(change)
+        weight = self.region.masks(released_B3HW.shape[-1])[1].to(change)
         return (released_B3HW + weight * change).clamp(-1.2, 1.2)
 
 

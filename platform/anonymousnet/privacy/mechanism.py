@@ -52,6 +52,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,9 @@ from anonymousnet.errors import ConfigError
 from anonymousnet.privacy.composition import assemble, cap, distance, spend, worst
 from anonymousnet.privacy.kernel import GAMMA_MAX, Floats, Setting
 from anonymousnet.privacy.population import Population
+
+if TYPE_CHECKING:
+    from anonymousnet.align.region import Region
 
 VERSION = 1
 """Goes up when the same settings and uniforms would give other answers."""
@@ -237,7 +241,7 @@ class Mechanism:
         return steps
 
 
-def covers(mechanism: Mechanism, strength: float, guarantee: bool) -> str:
+def covers(mechanism: Mechanism, strength: float, region: Region, guarantee: bool) -> str:
     """What the epsilon of a release covers and what it does not, in words for evidence and reports.
 
     `guarantee` is False where a policy that looks at the source region again was switched on. The words
@@ -249,7 +253,7 @@ def covers(mechanism: Mechanism, strength: float, guarantee: bool) -> str:
     if mechanism.unprotected:
         words[0] += f", except {', '.join(mechanism.unprotected)}, which are released as they are"
     if mechanism.followed:
-        words.append(f"Read in the surroundings, not in the face: {', '.join(mechanism.followed)}")
+        words.append(f"Read in the surroundings, not in the {region.name}: {', '.join(mechanism.followed)}")
     if strength == 1 and guarantee:
         words.append(
             "The painted region was made from these attributes alone: it is epsilon-DP for the pixels of "
@@ -260,7 +264,7 @@ def covers(mechanism: Mechanism, strength: float, guarantee: bool) -> str:
     else:
         words.append(f"Not the pixels: at strength {strength:g} the generator saw some of the source region")
     words.append(
-        "Not covered: everything outside the painted region (hair, clothes, background, and the attributes "
+        f"Not covered: everything outside the painted region ({region.around}, and the attributes "
         "that show there), the alignment, other photos of the same person, and anyone who holds the key"
     )
     return ". ".join(words) + "."

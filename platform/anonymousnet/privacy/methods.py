@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anonymousnet.align.region import masks, pixelated
+from anonymousnet.align.region import FACE, Region
 from anonymousnet.device import Runner
 from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy.recognisers import unit_range
@@ -32,12 +32,12 @@ K = 10
 """How many faces k-same averages into one."""
 
 
-def untouched(faces_N3HW: Faces) -> Faces:
+def untouched(faces_N3HW: Faces, region: Region = FACE) -> Faces:
     """The photo as it is: what every rate must be compared with."""
     return faces_N3HW.copy()
 
 
-def blur(faces_N3HW: Faces) -> Faces:
+def blur(faces_N3HW: Faces, region: Region = FACE) -> Faces:
     """Gaussian blur."""
     side = faces_N3HW.shape[-1]
     sigma = BLUR_SIGMA * side
@@ -49,26 +49,28 @@ def blur(faces_N3HW: Faces) -> Faces:
         padded = F.pad(faces, (reach, reach, reach, reach), "replicate")
         return F.conv2d(F.conv2d(padded, taps, groups=3), taps.transpose(2, 3), groups=3)
 
-    return _in_chunks(faces_N3HW, soften)
+    return _in_chunks(faces_N3HW, soften, region)
 
 
-def pixelate(faces_N3HW: Faces) -> Faces:
+def pixelate(faces_N3HW: Faces, region: Region = FACE) -> Faces:
     """Mean colours of a CELLS x CELLS grid over the region."""
-    return _in_chunks(faces_N3HW, lambda faces: pixelated(faces, CELLS))
+    return _in_chunks(faces_N3HW, lambda faces: region.pixelated(faces, CELLS), region)
 
 
-def black_box(faces_N3HW: Faces) -> Faces:
+def black_box(faces_N3HW: Faces, region: Region = FACE) -> Faces:
     """The region in black: what is left to an attacker is hair, clothes and background alone."""
-    return _in_chunks(faces_N3HW, lambda faces: torch.full_like(faces, -1))
+    return _in_chunks(faces_N3HW, lambda faces: torch.full_like(faces, -1), region)
 
 
-def noise(faces_N3HW: Faces) -> Faces:
+def noise(faces_N3HW: Faces, region: Region = FACE) -> Faces:
     """Additive Gaussian noise, the same at every call."""
     source = torch.Generator().manual_seed(0)
-    return _in_chunks(faces_N3HW, lambda faces: faces + NOISE_SIGMA * torch.randn(faces.shape, generator=source))
+    return _in_chunks(
+        faces_N3HW, lambda faces: faces + NOISE_SIGMA * torch.randn(faces.shape, generator=source), region
+    )
 
 
-def k_same(faces_N3HW: Faces) -> Faces:
+def k_same(faces_N3HW: Faces, region: Region = FACE) -> Faces:
     """Each face becomes the mean of itself and its K - 1 nearest (Newton, Sweeney & Malin, *Preserving privacy by
     de-identifying face images*, TKDE 2005): k-Same-Pixel on aligned faces, nearest at 16 x 16 pixels."""
     small = F.adaptive_avg_pool2d(torch.from_numpy(faces_N3HW).float(), 16).flatten(1)
@@ -82,17 +84,19 @@ def k_same(faces_N3HW: Faces) -> Faces:
         group = nearest[:K] if len(rows) >= 2 * K else nearest
         means[group] = faces_N3HW[group].mean(0, dtype=np.float32)
         left[group] = False
-    return confined(faces_N3HW, torch.from_numpy(means) / 127.5 - 1)
+    return confined(faces_N3HW, torch.from_numpy(means) / 127.5 - 1, region)
 
 
-METHODS: dict[str, Callable[[Faces], Faces]] = {
+METHODS: dict[str, Callable[[Faces, Region], Faces]] = {
     "untouched": untouched, "blur": blur, "pixelate": pixelate, "black box": black_box, "noise": noise,
     "k-same": k_same,
 }  # fmt: skip
 """Methods that need nothing but the faces."""
 
 
-def translation(faces_N3HW: Faces, attributes_N40: NDArray[np.bool_], net: Translator, runner: Runner) -> Faces:
+def translation(
+    faces_N3HW: Faces, attributes_N40: NDArray[np.bool_], net: Translator, runner: Runner, region: Region = FACE
+) -> Faces:
     """The paper's whole-face translation (strength 0) to given attributes, confined like the others."""
     side, px = faces_N3HW.shape[-1], net.config.px
     placed, wanted = runner.place(net), torch.from_numpy(attributes_N40).float()
@@ -101,17 +105,17 @@ def translation(faces_N3HW: Faces, attributes_N40: NDArray[np.bool_], net: Trans
         faces = faces_N3HW[start : start + 64]
         seen = F.interpolate(unit_range(faces), size=(px, px), mode="bilinear", antialias=True)
         painted = runner(placed, seen, wanted[start : start + 64]).float()
-        out.append(confined(faces, F.interpolate(painted, size=(side, side), mode="bicubic")))
+        out.append(confined(faces, F.interpolate(painted, size=(side, side), mode="bicubic"), region))
     return np.concatenate(out)
 
 
-def confined(faces_N3HW: Faces, painted_N3HW: Tensor) -> Faces:
+def confined(faces_N3HW: Faces, painted_N3HW: Tensor, region: Region = FACE) -> Faces:
     """Painted faces (float in [-1, 1]) inside region and feather, the source around them; uint8."""
-    _, weight = masks(faces_N3HW.shape[-1])
+    _, weight = region.masks(faces_N3HW.shape[-1])
     mixed = painted_N3HW.clamp(-1, 1) * weight + unit_range(faces_N3HW) * (1 - weight)
     return np.asarray(((mixed + 1) * 127.5).round().clamp(0, 255).byte().numpy())
 
 
-def _in_chunks(faces_N3HW: Faces, method: Callable[[Tensor], Tensor]) -> Faces:
+def _in_chunks(faces_N3HW: Faces, method: Callable[[Tensor], Tensor], region: Region) -> Faces:
     parts = [faces_N3HW[start : start + 64] for start in range(0, len(faces_N3HW), 64)]
-    return np.concatenate([confined(part, method(unit_range(part))) for part in parts])
+    return np.concatenate([confined(part, method(unit_range(part)), region) for part in parts])

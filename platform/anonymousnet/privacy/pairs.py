@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException
 
 from anonymousnet.align.detect import Detector
+from anonymousnet.align.region import FACE, REGIONS, Region
 from anonymousnet.align.warp import crop_faces, similarity
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES, subgroups
@@ -49,6 +50,8 @@ class Pairs:
     """True attributes."""
     said_N40: NDArray[np.bool_] | None
     """Attributes as Stage II released them; None for methods that release none."""
+    region: Region = FACE
+    """What was painted anew."""
 
     def __len__(self) -> int:
         return len(self.sources_N3HW)
@@ -57,7 +60,7 @@ class Pairs:
         """Some rows, in the given order."""
         return Pairs(
             self.sources_N3HW[rows], self.released_N3HW[rows], self.identities_N[rows], self.truth_N40[rows],
-            None if self.said_N40 is None else self.said_N40[rows],
+            None if self.said_N40 is None else self.said_N40[rows], self.region,
         )  # fmt: skip
 
     def under(self, released_N3HW: Faces, said_N40: NDArray[np.bool_] | None) -> Pairs:
@@ -75,7 +78,7 @@ class Opened:
 
     pairs: Pairs
     facts: dict[str, Any]
-    """Public evidence common to the release: epsilon, t, covers, strength, perturbation."""
+    """Public evidence common to the release: epsilon, t, covers, strength, region, perturbation."""
     truth_from: str
     """Where the true attributes come from, in words."""
     left_out: dict[str, int]
@@ -150,10 +153,11 @@ def _opened(
     evidence = [photos[name][face] for name, _, _, face in found]
     truth, where = _truth(identities_file, names, sources, reader)
     said = np.array([[bool(row[name]) for name in ATTRIBUTES] for row in evidence])
-    pairs = Pairs(sources, released, np.array([named[name] for name in names], np.int64), truth, said)
     epsilons = [float(row["epsilon"]) for row in evidence]
     first = evidence[0]
-    facts = {key: first[key] for key in ("covers", "strength", "perturbation", "unprotected", "precision")}
+    ids = np.array([named[name] for name in names], np.int64)
+    pairs = Pairs(sources, released, ids, truth, said, REGIONS[first["region"]])
+    facts = {key: first[key] for key in ("covers", "strength", "region", "perturbation", "unprotected", "precision")}
     facts |= {"epsilon": float(np.mean(epsilons)), "t": max(float(row["t"]) for row in evidence)}
     return Opened(pairs, facts, where, {reason: n for reason, n in left_out.items() if n})
 

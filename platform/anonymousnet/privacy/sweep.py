@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anonymousnet.align.region import masks, pixelated
+from anonymousnet.align.region import REGIONS
 from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import STRENGTHS, Config
 from anonymousnet.data.attributes import ALL
@@ -67,7 +67,9 @@ def around(config: Config, facts: Mapping[str, Any]) -> Config:
         obfuscate = config.obfuscate.model_dump(include={"epsilon", "gamma"})
     return config.model_copy(update={
         "obfuscate": config.obfuscate.model_copy(update=obfuscate),
-        "synthesize": config.synthesize.model_copy(update={"strength": facts["strength"]}),
+        "synthesize": config.synthesize.model_copy(
+            update={"strength": facts["strength"], "region": facts["region"]}
+        ),
         "perturb": config.perturb.model_copy(update={"epsilon": facts["perturbation"]}),
     })  # fmt: skip
 
@@ -118,7 +120,7 @@ def measure(
             best = judge.name, by
     assert best is not None  # there is always a recogniser
     name, by = best
-    similar = float(image.likeness(released.sources_N3HW, faces)[0].mean())
+    similar = float(image.likeness(released.sources_N3HW, faces, pairs.region)[0].mean())
     fake = features(kit, faces)
     return Point(
         knob, value, chosen, name, list(by["other"].tar.values())[-1], by["other"].rank["1"], by["own"].rank["1"],
@@ -128,7 +130,7 @@ def measure(
 
 def release(config: Config, sources_N3HW: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Aligned faces through Stages I to IV: (released faces at the sources' size, released attributes)."""
-    anonymizer = Anonymizer.load(config, THROWAWAY)
+    anonymizer, region = Anonymizer.load(config, THROWAWAY), REGIONS[config.synthesize.region]
     side, px = sources_N3HW.shape[-1], anonymizer.face_px
     cells = STRENGTHS[config.synthesize.strength]
     painted, said = [], []
@@ -137,8 +139,8 @@ def release(config: Config, sources_N3HW: NDArray[np.uint8]) -> tuple[NDArray[np
         n = len(source)
         keys = [str(i) for i in range(start, start + n)]
         done = anonymizer.run(FaceBatch(
-            context_B3HW=source if cells is None else pixelated(source, cells),
-            region_B1HW=masks(px)[0].expand(n, 1, px, px).clone(),
+            context_B3HW=source if cells is None else region.pixelated(source, cells),
+            region_B1HW=region.masks(px)[0].expand(n, 1, px, px).clone(),
             draw_keys=tuple(derive(THROWAWAY, "draw", key) for key in keys),
             code_keys=tuple(derive(THROWAWAY, "code", key) for key in keys),
             strength=config.synthesize.strength,
@@ -148,7 +150,7 @@ def release(config: Config, sources_N3HW: NDArray[np.uint8]) -> tuple[NDArray[np
         assert done.released_B40 is not None
         faces = torch.nn.functional.interpolate(done.faces_B3HW, size=(side, side), mode="bicubic") if px != side \
             else done.faces_B3HW  # fmt: skip
-        painted.append(confined(sources_N3HW[start : start + 32], faces))
+        painted.append(confined(sources_N3HW[start : start + 32], faces, region))
         said.append(done.released_B40.numpy())
     return np.concatenate(painted), np.concatenate(said)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from anonymousnet.align.region import REGIONS
 from anonymousnet.data.attributes import ALL
 from anonymousnet.metrics.identity import Rate
 from anonymousnet.privacy.attackers import Attack
@@ -61,6 +62,7 @@ def evaluation_page(result: Evaluation) -> str:
         knobs=[_knob(knob, result) for knob in ("strength", "epsilon", "perturbation") if _points(result, knob)],
         advice=advice(result),
         policy=result.verdict.policy,
+        region=REGIONS[result.facts["region"]],
         finite=result.facts["epsilon"] is not None and math.isfinite(result.facts["epsilon"]),
     )
     # A figure and an interval each stay in one piece; between them a narrow column may break.
@@ -145,7 +147,7 @@ def _setting(point: Point) -> str:
 
 def _tests(result: Evaluation) -> list[Test]:
     box = next((x for x in result.methods if x.method == BOX), None)
-    tests = []
+    region, tests = REGIONS[result.facts["region"]], []
     asked: tuple[tuple[str, Pair, str], ...] = (
         ("Singling out", "own", "Can a released face be picked out as the one made from a given photo?"),
         ("Linkability", "other", "Can a released face be linked to other photos of the person?"),
@@ -158,7 +160,7 @@ def _tests(result: Evaluation) -> list[Test]:
         )
         if box:
             floor = strongest(box.attacks, pair)[1].rank["1"].value
-            detail += f" With the face blacked out, hair, clothes and background alone reach {percent(floor)}."
+            detail += f" With the {region.name} blacked out, {region.around} alone reach {percent(floor)}."
         tests.append(Test(name, question, rate(m.rank["1"]), _pair_status(result, name), detail))
     inference = result.methods[0].inference
     detail = (
@@ -167,7 +169,7 @@ def _tests(result: Evaluation) -> list[Test]:
     )
     if box:
         gain = percent(box.inference.advantage.value)
-        detail += f" With the face blacked out it gains {gain} from hair and background alone."
+        detail += f" With the {region.name} blacked out it gains {gain} from what is left alone."
     figure = rate(inference.advantage)
     question = "Can true attributes of the face be read off the released one, beyond the usual answer?"
     return [*tests, Test("Inference", question, figure, result.verdict.inference, detail)]

@@ -21,8 +21,9 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from anonymousnet.align.region import REGIONS
 from anonymousnet.config import Config
-from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
+from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE
 from anonymousnet.faces import PublicEvidence
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def release_page(
         kept=[_words(name) for name in config.obfuscate.keep],
         outside=[_words(name) for name in ATTRIBUTES if _outside(name, config)] if summary.strength > 0 else [],
         followed=[_words(name) for name in ATTRIBUTES if name in config.obfuscate.followed],
+        region=REGIONS[config.synthesize.region],
         perturbation=public.perturbation if public else config.perturb.epsilon,
         faces=[_card(face) for face in shown],
         shares=shares,
@@ -113,7 +115,7 @@ def _words(name: str) -> str:
 
 
 def _outside(name: str, config: Config) -> bool:
-    return name in OUTSIDE_FACE or name in config.obfuscate.followed
+    return name in OUTSIDE[config.synthesize.region] or name in config.obfuscate.followed
 
 
 def _factor(epsilon: float) -> str:

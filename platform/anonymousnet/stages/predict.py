@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anonymousnet.align.region import pixelated
 from anonymousnet.device import Runner
 from anonymousnet.faces import FaceBatch
 from anonymousnet.nets.classifier import Classifier, Surroundings
@@ -33,7 +32,8 @@ class Predict(Stage):
         assert batch.source_B3HW is not None  # `needs` holds it
         probabilities = self._probabilities(self.classifier, batch.source_B3HW)
         # Blank at every strength, and before resizing mixes pixels across the region's edge.
-        around = self._probabilities(self.surroundings, pixelated(batch.context_B3HW, 0))
+        context = torch.where(batch.region_B1HW > 0, 0.0, batch.context_B3HW)
+        around = self._probabilities(self.surroundings, context)
         read, shown = self.classifier.says(probabilities), self.surroundings.says(around)
         return batch.with_(probabilities_B40=probabilities, read_B40=read, shown_B40=shown, source_B3HW=None)
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anonymousnet import draw, weights
-from anonymousnet.align.region import masks, pixelated
+from anonymousnet.align.region import FACE, REGIONS
 from anonymousnet.config import STRENGTHS, TrainConfig
-from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE_FACE
+from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.nets.discriminator import Discriminator, DiscriminatorConfig, Judgement
 from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.training.augment import flip, shift
@@ -55,9 +55,10 @@ SWAPPED = 0.75
 """Share of paintings B that have another person's attributes."""
 MALE = ATTRIBUTES.index("Male")
 CRITIC_FIRST, EASE, CALM = 300, 200, 0.2
-"""A generator that starts from weights waits so many steps for a critic that starts from nothing, begins to learn over
-so many more (Adam's first steps are as long as its later ones, whatever the gradient), and learns at so much of the
-critic's rate (two time scales: Heusel et al., NeurIPS 2017): as fast as its critic it forgot how to paint (ADR 4)."""
+"""A generator that starts from weights waits so many steps for a critic that starts from nothing, and learns at so much
+of that critic's rate (two time scales: Heusel et al., NeurIPS 2017): as fast as it, it forgot how to paint (ADR 4).
+Whether its critic goes on beside it or not, it begins to learn over EASE steps: Adam's first are as long as its later
+ones, whatever the gradient."""
 CRITIC = "critic."
 """What the critic's tensors are called in OUT/start, which another run can start from as a whole."""
 DIVERSITY_MARGIN = 0.12
@@ -65,8 +66,6 @@ DIVERSITY_MARGIN = 0.12
 overall colour: seeking modes (Mao et al., CVPR 2019) without that exception, the code only changed the skin tone."""
 FULLY_BLANKED = 0.75
 """Share of faces shown at strength 1; the others are pixelated at a level drawn at random."""
-
-INSIDE_40 = torch.tensor([0.0 if name in OUTSIDE_FACE else 1.0 for name in ATTRIBUTES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +101,11 @@ class GeneratorTask(Task):
 
     def __init__(self, config: TrainConfig, contents: Contents) -> None:
         super().__init__(config, contents)
-        self.shape = GeneratorConfig(px=config.px or 128, width=config.width or 48)
-        self.region, self.weight = masks(self.shape.px)
+        self.shape = GeneratorConfig(px=config.px or 128, width=config.width or 48, region=config.region)
+        self.painted = REGIONS[config.region]
+        self.region, self.weight = self.painted.masks(self.shape.px)
+        _, self.skin = FACE.masks(self.shape.px)  # where the neck tells the tone, whatever is painted
+        self.inside_40 = torch.tensor([float(name in self.painted.inside) for name in ATTRIBUTES])
         self.sight = Sight()
         self.critic_first, self.goes_on = 0, False
 
@@ -159,7 +161,8 @@ class GeneratorTask(Task):
         learned = step - self.critic_first
         rise = 1.0 if self.goes_on else min(1.0, learned / IDENTITY_RISE)
         if self.config.start is not None:
-            generator.set_lr(CALM * self.lr(step) * min(1.0, (learned + 1) / EASE))
+            calm = 1.0 if self.goes_on else CALM
+            generator.set_lr(calm * self.lr(step) * min(1.0, (learned + 1) / EASE))
         generator.step(loss + IDENTITY_WEIGHT * rise * by_identity)
         return parts | generator_parts | identity_parts
 
@@ -182,10 +185,11 @@ class GeneratorTask(Task):
 
     def inputs(self, faces: Tensor, attributes: Tensor, strength: Tensor) -> Inputs:
         """Blank (or pixelate) the region of faces and draw a code and noise for each."""
-        context = pixelated(faces, 0)
+        context = self.painted.pixelated(faces, 0)
         for value, cells in STRENGTHS.items():
-            if cells and bool((strength == value).any()):
-                context = torch.where((strength == value)[:, None, None, None], pixelated(faces, cells), context)
+            shown = (strength == value)[:, None, None, None]
+            if cells and bool(shown.any()):
+                context = torch.where(shown, self.painted.pixelated(faces, cells), context)
         n, px = len(faces), faces.shape[-1]
         region = self.region.to(faces).expand(n, -1, -1, -1)
         code = draw.normal(n, self.shape.code, device=faces.device)
@@ -235,13 +239,13 @@ class GeneratorTask(Task):
         adversarial, parts = generator_loss(judged.realness_B)
         by_sight = torch.stack([generator_loss(self._inside(logits))[0] for logits in judged.seen]).mean()
         by_attribute, attribute_parts = attribute_loss(
-            judged.attributes_B40, inputs.attributes, INSIDE_40.to(painted.device)
+            judged.attributes_B40, inputs.attributes, self.inside_40.to(painted.device)
         )
         by_code, code_parts = code_loss(judged.code_BC, inputs.code)
         weight, half = self.weight.to(painted), len(painted) // 2
         fine, coarse = region_l1(painted[:half], target[:half], weight, 8)
         apart = shape_distance(painted[:half], painted[half:], weight)
-        tone = tone_distance(painted, target, weight)
+        tone = tone_distance(painted, target, self.skin.to(painted))
         faded = 1.0 if self.config.start else min(1.0, step / L1_FADE)
         fade = L1_START + (L1_END - L1_START) * faded
         loss = (
@@ -264,7 +268,7 @@ class GeneratorTask(Task):
         inputs = self.inputs(batch.faces_B3HW, batch.attributes_B40, torch.ones(len(rows), device=device))
         composite = self._composite(networks["generator"](*_fields(inputs)), batch.faces_B3HW)
         real, fake = (networks["critic"](*self.sight.see(x).coarse()) for x in (batch.faces_B3HW, composite))
-        inside = INSIDE_40.bool().to(device)
+        inside = self.inside_40.bool().to(device)
         same = ((fake.attributes_B40 > 0) == (batch.attributes_B40 > 0.5))[:, inside]
         return {
             "d_real_held_out": float(real.realness_B.mean()), "d_fake_held_out": float(fake.realness_B.mean()),
@@ -276,7 +280,7 @@ class GeneratorTask(Task):
         device = next(networks["generator"].parameters()).device
         batch = held_out.batch(torch.arange(0, len(held_out), max(1, len(held_out) // 12))[:12].numpy(), device)
         faces, ones = batch.faces_B3HW, torch.ones(len(batch), device=device)
-        rows = [faces, pixelated(faces, 0)]
+        rows = [faces, self.painted.pixelated(faces, 0)]
         for attributes, strength in [
             *[(batch.attributes_B40, 1.0)] * 3, (batch.attributes_B40.roll(1, 0), 1.0),
             (batch.attributes_B40, 0.6), (batch.attributes_B40, 0.2),

@@ -98,7 +98,7 @@ def take_step(
 
 def fingerprint(kind: type[Task], config: Config, settings: TrainConfig, faces: int, where: Where) -> dict[str, Any]:
     """What a resumed run must share with its checkpoint; the card's facts as well."""
-    shape = settings.model_dump(include={"steps", "batch", "lr", "ema", "px", "width"})
+    shape = settings.model_dump(include={"steps", "batch", "lr", "ema", "px", "width", "region"})
     return {"task": kind.name, "seed": config.seed, "dtype": str(where[1]), "faces": faces, **shape}
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from anonymousnet import weights
 from anonymousnet.align.detect import SMALL
-from anonymousnet.align.region import masks, pixelated
 from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.device import Runner, autocast
@@ -39,7 +38,7 @@ from anonymousnet.training.targets import AttributeTarget, DetectorTarget, Embed
 from anonymousnet.training.universal import Pending, Plan, Universal, solve
 
 TARGETS = ("attributes", "embedder", "detector")
-EPSILONS = (2 / 255, 5 / 255, 10 / 255, 20 / 255)
+EPSILONS = (3 / 255, 5 / 255, 10 / 255, 20 / 255)
 UNSEEN = 300
 """Held-out faces that v is judged on."""
 STATE = "universal.state"
@@ -154,10 +153,11 @@ def released_faces(anonymizer: Anonymizer, table: FaceTable) -> Tensor:
 
 def released(anonymizer: Anonymizer, faces_B3HW: NDArray[np.uint8], rows: NDArray[np.int64]) -> Tensor:
     """The same for a few faces; `rows`, their numbers in the table, choose their identity codes."""
-    region, weight = masks(anonymizer.face_px)
+    region, weight = anonymizer.region.masks(anonymizer.face_px)
     source = torch.from_numpy(faces_B3HW).float().div_(127.5).sub_(1).contiguous()
     keys = tuple(derive(bytes(32), "perturbation", str(row)) for row in rows)
-    batch = FaceBatch(pixelated(source, 0), region.expand(len(rows), -1, -1, -1), keys, keys, source_B3HW=source)
+    context = anonymizer.region.pixelated(source, 0)
+    batch = FaceBatch(context, region.expand(len(rows), -1, -1, -1), keys, keys, source_B3HW=source)
     painted = anonymizer.run(batch).faces_B3HW
     assert painted is not None
     return painted * weight + source * (1 - weight)

@@ -28,7 +28,7 @@ CLIP = 3.0
 """A face whose margins lie below -CLIP is fooled well enough: it no longer pulls (Shafahi et al., AAAI 2020)."""
 LOSS_CLIP = 9.0
 """The same for cross-entropies; their value."""
-TINT_PX = 9
+TINT_PX = 7
 """Side of the squares whose mean a tintless perturbation leaves alone, in pixels of the face."""
 OVERSHOOT, DEEPFOOL_STEPS = 0.02, 10
 DELTA = 0.2
