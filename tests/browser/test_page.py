@@ -250,6 +250,10 @@ def test_the_words_hold_at_the_edges(page: Browser) -> None:
     assert (below["level"], below["words"][0].endswith("far more.")) == ("bad", True)  # no promise about pixels
     kept = ask("words.howPrivate({epsilon: 1, strength: 1, t: 0.1, kept: ['Big_Nose']})")
     assert "kept as they are (Big nose)" in kept["words"][1]
+    head = ask("words.howPrivate({epsilon: 1, strength: 1, t: 0.1, region: 'head'})")["words"][1]
+    assert "every pixel of the painted head" in head
+    assert "ears" not in head
+    assert "synthesize.region=head" in ask(f"words.more({face % (0.1, 1)}, {usual})")["words"][0]
     assert ask(f"words.more({face % (0.1, 1)}, {usual})")["steps"] == []
     assert [s["value"] for s in ask(f"words.more({face % (15, 0.2)}, {usual})")["steps"]] == [1, 10]
     strict = POLICY % ("null", 2, "1", 0.02)

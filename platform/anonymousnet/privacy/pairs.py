@@ -174,6 +174,7 @@ def _rows(release: Path) -> dict[str, list[dict[str, Any]]]:
         raise DataError(f"{file} does not read ({error}); release again") from error
     photos: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
+        row.setdefault("region", FACE.name)  # a release from before there was a choice
         photos.setdefault(row["photo"], []).append(row)
     if not photos:
         raise DataError(f"{file} holds no face; there is nothing to evaluate")
