@@ -123,7 +123,7 @@ def list_weights(as_json: bool) -> None:
         for w in found
     ]
     show({"weights": rows}, as_json, [
-        f"{r['name']:<14}{r['network']:<12}{r['parameters']:>10}  {r['sha256']}" for r in rows
+        f"{r['name']:<16}{r['network']:<12}{r['parameters']:>10}  {r['sha256']}" for r in rows
     ])  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
     from anonymousnet import weights as store
 
     found = [store.read(name) for name in names or store.shipped_names()]
-    show({"verified": {w.name: w.sha256 for w in found}}, as_json, [f"ok  {w.name:<14}{w.sha256}" for w in found])
+    show({"verified": {w.name: w.sha256 for w in found}}, as_json, [f"ok  {w.name:<16}{w.sha256}" for w in found])
 
 
 @weights.command("score")

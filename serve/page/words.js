@@ -68,17 +68,17 @@ export function isItPrivate(face, measured) {
   if (face.strength < 1) {
     return { verdict: `Not by any guarantee: the painter sees ${seen(face.strength)} of the face`, level: "bad", words: ["What it sees may show in the result."] };
   }
-  const loose = levelOf(face.epsilon).name === "weak";
+  const loose = levelOf(face.epsilon).name === "weak", region = face.region ?? "face";
   return {
-    verdict: loose ? "The face is, loosely. What surrounds it is not" : "The face is. What surrounds it is not",
+    verdict: `The ${region} is${loose ? ", loosely" : ""}. What surrounds it is not`,
     level: "warn",
-    words: ["The face is painted anew by a network that sees nothing of it. Hair, clothes and background stay the person’s own: whoever knows them may know the photo.", ...found(measured)],
+    words: [`The ${region} is painted anew by a network that sees nothing of it. ${region === "head" ? "Clothes" : "Hair, clothes"} and background stay the person’s own: whoever knows them may know the photo.`, ...found(measured, region)],
   };
 }
 
-/** What was measured, with its 95 % intervals. */
-function found({ recogniser_names: face, retrained_names: retrained, people, named_of: searched, faces, epsilon }) {
-  if (!face || !retrained) return [];
+/** What was measured on releases of that region, with its 95 % intervals. */
+function found({ recogniser_names: face, retrained_names: retrained, people, named_of: searched, faces, epsilon, region: painted }, region) {
+  if (!face || !retrained || painted !== region) return [];
   const share = (value) => `${round(100 * value, 2)}\u00a0%`;
   const within = ({ released, interval: [low, high] }) => `${share(released)} [${round(100 * low, 2)},\u00a0${round(100 * high, 2)}]`;
   return [`Measured at epsilon ${epsilon} on ${faces.toLocaleString("en")} faces of ${people} people: a face recogniser still names ${within(face)} of ${searched} of them (untouched ${share(face.untouched)}, guessing ${share(face.chance)}); one retrained on such releases, ${within(retrained)}.`];

@@ -252,6 +252,12 @@ def test_the_words_hold_at_the_edges(page: Browser) -> None:
     assert "kept as they are (Big nose)" in kept["words"][1]
     head = ask("words.howPrivate({epsilon: 1, strength: 1, t: 0.1, region: 'head'})")["words"][1]
     assert "every pixel of the painted head" in head
+    rate = "{released: 0, interval: [0, 0]}"
+    of_faces = f"{{region: 'face', recogniser_names: {rate}, retrained_names: {rate}, faces: 1}}"
+    assert [
+        len(ask(f"words.isItPrivate({{epsilon: 9, strength: 1, region: '{region}'}}, {of_faces})")["words"])
+        for region in ("face", "head")
+    ] == [2, 1]  # what was measured on faces says nothing of heads
     assert "ears" not in head
     assert "synthesize.region=head" in ask(f"words.more({face % (0.1, 1)}, {usual})")["words"][0]
     assert ask(f"words.more({face % (0.1, 1)}, {usual})")["steps"] == []
