@@ -151,12 +151,12 @@ class Anonymizer:
         outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
         label = subject.encode() if subject is not None else outside
         subjects = tuple(derive(self._key, "subject", label, i) for i in faces)
-        # Another mechanism, or another reading of the face, must not draw from the same stream: two answers from
-        # one randomness do not compose.
+        # Another mechanism, or another reading of the face or (in another region) of what surrounds it, must not draw
+        # from the same stream: two answers from one randomness do not compose.
         photo = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
         release = self.config.release.name
         readers = [self.weights[name] for name in READERS]
-        draw: tuple[str | bytes, ...] = ("draw", release, self.mechanism.fingerprint, *readers, photo)
+        draw: tuple[str | bytes, ...] = ("draw", release, self.region.name, self.mechanism.fingerprint, *readers, photo)
         source = crop_faces(rgb, matrices_F23, self.face_px)
         context, region = crop_context(rgb, covered, matrices_F23, self.face_px, self.region)
         strength = self.config.synthesize.strength

@@ -77,6 +77,13 @@ def test_holds_for_the_head(photos: list[NDArray[np.uint8]]) -> None:
     assert "long hair" in evidence.covers
 
 
+def test_two_regions_never_draw_from_one_stream(photos: list[NDArray[np.uint8]]) -> None:
+    """Their surroundings are read differently: two answers from one randomness would tell more than either may."""
+    face, head = (small(f"synthesize.region={region}").prepare(photos[0]).batch for region in ("face", "head"))
+    assert face.draw_keys != head.draw_keys
+    assert face.code_keys != head.code_keys
+
+
 def test_holds_for_photos_of_several_faces() -> None:
     pages = [render_page(seed, faces=5, width=480)[0] for seed in range(3)]
     result = examine(small(), pages, 2, "synthetic pages")
