@@ -152,13 +152,14 @@ def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
 def score_weights(
     name: str, data: Path | None, partition: Any, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Score a classifier, an embedder or landmarks on CelebA, beside what a constant answer or chance would reach."""
+    """Score a classifier, embedder, generator or landmarks on CelebA, beside what chance or a constant answer is."""
     from anonymousnet.config import Config
     from anonymousnet.training.scoring import score_weights as score
 
-    found = score(name, celeba(data), partition, Config.load(config_file, overrides))
+    config = Config.load(config_file, overrides)
+    found = score(name, celeba(data), partition, config, lambda rows: bar("batch")(rows, None))
     table = [
-        "  ".join([f"{row[next(iter(row))]:<22}", *(f"{k} {v:.3f}" for k, v in row.items() if not isinstance(v, str))])
+        "  ".join([f"{row[next(iter(row))]:<32}", *(f"{k} {v:.3f}" for k, v in row.items() if not isinstance(v, str))])
         for row in [*found.rows, *found.subgroups]
     ]
     headline = "  ".join(f"{key} {value:.4f}" for key, value in found.means.items())

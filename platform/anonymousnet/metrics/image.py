@@ -41,12 +41,12 @@ class Interval:
     high: float
 
 
-def likeness(sources_N3HW: Faces, released_N3HW: Faces, region: Region = FACE) -> tuple[Features, Features]:
-    """(SSIM (N,), PSNR in dB (N,)) of faces within the painted region's bounding box (Wang et al., TIP 2004).
+def likeness(sources_N3HW: Faces, released_N3HW: Faces, region: Region | None = FACE) -> tuple[Features, Features]:
+    """(SSIM (N,), PSNR in dB (N,)) of faces in the region's bounding box, None: the whole crop (Wang et al., TIP 2004).
 
     Neither says that a face looks good, only how near it is to its source; PSNR of equal pictures is infinite.
     """
-    box = (slice(None), slice(None), *region.box(sources_N3HW.shape[-1]))
+    box = (slice(None), slice(None), *(region.box(sources_N3HW.shape[-1]) if region else ()))
     similar, errors = [], []
     for start in range(0, len(sources_N3HW), 64):
         a, b = (torch.from_numpy(x[start : start + 64][box]).float() / 255 for x in (sources_N3HW, released_N3HW))

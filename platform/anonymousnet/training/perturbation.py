@@ -24,7 +24,6 @@ from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.device import Runner, autocast
 from anonymousnet.errors import CheckpointError, ConfigError, StorageError
-from anonymousnet.faces import FaceBatch
 from anonymousnet.metrics import identity
 from anonymousnet.nets.centerface import CenterFace
 from anonymousnet.nets.classifier import Classifier
@@ -34,6 +33,7 @@ from anonymousnet.report.fooling import plot_fooling
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import embed
 from anonymousnet.training.fooling import fooling_curve, robustness
+from anonymousnet.training.painting import painted
 from anonymousnet.training.targets import AttributeTarget, DetectorTarget, EmbedderTarget, Network, Target
 from anonymousnet.training.universal import Pending, Plan, Universal, solve
 
@@ -134,11 +134,13 @@ def judged(
     anonymizer: Anonymizer, targets: Sequence[Target], held_out: FaceTable, state: Universal, run: dict[str, Any],
     out: Path,
 ) -> Perturbation:  # fmt: skip
-    """Measure v on held-out faces; write OUT/weights and the plot OUT/fooling.png."""
+    """Measure v on held-out faces, where a release carries it: in the painted region. Write OUT/weights and the plot
+    OUT/fooling.png. (v itself is solved for the whole crop, so that it serves any region.)"""
     against = tuple(run["against"])
     unseen = released_faces(anonymizer, held_out.take(np.arange(min(UNSEEN, len(held_out)))))
-    curve = fooling_curve(state.v, unseen, targets, EPSILONS)
-    robust = robustness(state.v, unseen, targets, run["xi"])
+    v = state.v * anonymizer.region.masks(anonymizer.face_px)[1]
+    curve = fooling_curve(v, unseen, targets, EPSILONS)
+    robust = robustness(v, unseen, targets, run["xi"])
     notes = {**run, "curve": curve, "robustness": robust, "unseen": len(unseen), "made_for": anonymizer.weights}
     weights.write(out / "weights", "universal", {}, {"v": state.v}, notes)
     plot_fooling(out / "fooling.png", against, curve, robust, run["xi"])
@@ -153,14 +155,8 @@ def released_faces(anonymizer: Anonymizer, table: FaceTable) -> Tensor:
 
 def released(anonymizer: Anonymizer, faces_B3HW: NDArray[np.uint8], rows: NDArray[np.int64]) -> Tensor:
     """The same for a few faces; `rows`, their numbers in the table, choose their identity codes."""
-    region, weight = anonymizer.region.masks(anonymizer.face_px)
-    source = torch.from_numpy(faces_B3HW).float().div_(127.5).sub_(1).contiguous()
     keys = tuple(derive(bytes(32), "perturbation", str(row)) for row in rows)
-    context = anonymizer.region.pixelated(source, 0)
-    batch = FaceBatch(context, region.expand(len(rows), -1, -1, -1), keys, keys, source_B3HW=source)
-    painted = anonymizer.run(batch).faces_B3HW
-    assert painted is not None
-    return painted * weight + source * (1 - weight)
+    return painted(anonymizer, faces_B3HW, keys, keys)[0]
 
 
 def _threshold(config: Config, held_out: FaceTable) -> float:

@@ -21,9 +21,11 @@ from anonymousnet.errors import ConfigError, DataError
 from anonymousnet.metrics.attributes import mean_intervals, score_attributes
 from anonymousnet.nets.classifier import Classifier, Surroundings
 from anonymousnet.nets.embedder import Embedder
+from anonymousnet.nets.generator import GeneratorConfig
 from anonymousnet.training.attributes import logits_of
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.embedder import embed, verification_by_subgroup, verification_scores
+from anonymousnet.training.generator_scores import Progress, score_generator
 from anonymousnet.training.landmark_scores import score_landmarks
 
 
@@ -38,8 +40,10 @@ class Scores:
     subgroups: list[dict[str, float | str]]
 
 
-def score_weights(name: str, data: Path, partition: Partition | Literal["wild"], config: Config) -> Scores:
-    """Score a classifier, an embedder or a landmark network on the faces of one partition.
+def score_weights(
+    name: str, data: Path, partition: Partition | Literal["wild"], config: Config, progress: Progress = iter
+) -> Scores:  # fmt: skip
+    """Score a classifier, an embedder, a generator or a landmark network on the faces of one partition.
 
     `wild`: CelebA's photos as taken, for landmark networks.
 
@@ -59,6 +63,9 @@ def score_weights(name: str, data: Path, partition: Partition | Literal["wild"],
     part = celeba.part(partition)
     if not len(part):
         raise DataError(f"expected {partition} images in {data}, got none; check list_eval_partition.txt")
+    if read.network == "generator":
+        faces, scored = score_generator(name, GeneratorConfig(**read.config).region, part, config, progress)
+        return Scores(name, faces, *scored)
     net: nn.Module
     if read.network in ("classifier", "surroundings"):
         net = runner.place(weights.build(read, Surroundings if read.network == "surroundings" else Classifier))
@@ -66,7 +73,8 @@ def score_weights(name: str, data: Path, partition: Partition | Literal["wild"],
         net = runner.place(weights.build(read, Embedder))
     else:
         raise ConfigError(
-            f"weights {name} are a {read.network}; classifiers, embedders and landmark networks can be scored"
+            f"weights {name} are a {read.network}; "
+            "classifiers, embedders, generators and landmark networks can be scored"
         )
     table = FaceTable(part.faces(int(read.config["px"])), part.attributes, part.identities)
     groups = {ALL: np.ones(len(part), np.bool_)} | subgroups(part.attributes)
