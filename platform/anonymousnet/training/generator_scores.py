@@ -26,6 +26,7 @@ from anonymousnet.metrics.image import Interval
 from anonymousnet.metrics.skin import kinds, skin
 from anonymousnet.privacy import examine, recognisers
 from anonymousnet.privacy.examine import Clean, Seen, Tools
+from anonymousnet.privacy.methods import METHODS
 from anonymousnet.privacy.pairs import Pairs
 from anonymousnet.privacy.randomness import derive
 from anonymousnet.privacy.recognisers import Recogniser, unit_range
@@ -41,6 +42,8 @@ EPSILON = 10 / 255
 """Size of the perturbation under which the fall of recognition is measured."""
 STRICT, LOOSE = 1e-3, 1e-2
 """False-accept rates: of the claim that a face is a certain person, and that two painted faces are one person."""
+HIDING = ("blur", "pixelate", "black box")
+"""Methods whose KID stands beside the generator's."""
 BATCH = 60
 """Faces painted at a time: whole pairs."""
 
@@ -76,8 +79,12 @@ def score_generator(
     kit = examine.tools(config, recognisers.installed(config))
     rows = [row for judge in kit.recognisers for row in identity_rows(judge, made)]
     pairs = Pairs(made.sources, made.plain, made.people_N, part.attributes, made.said_N40, REGIONS[region])
-    means, looks, subgroups = _looks(kit, pairs, made.perturbed)
-    return len(part), (means, [*rows, *looks], subgroups)
+    sampled = made.sources[examine.sample(len(part))]
+    clean = Clean({}, image.detect(kit.detector, sampled), examine.features(kit, made.sources))
+    seen = Seen.of(kit, pairs, clean)
+    looks = look_rows(kit, pairs, seen, made.perturbed)
+    means = {str(row["measure"]): float(row["value"]) for row in looks}
+    return len(part), (means, [*rows, *looks], subgroup_rows(pairs, seen))
 
 
 def two_of_each(identities_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -144,53 +151,52 @@ def identity_rows(judge: Recogniser, made: Releases) -> list[Row]:
         "two codes, one draw apart": (clustered(~above(plain, recoded, loose), people), 1 - LOOSE),
         "one code on two photos": (clustered(code, people), strangers(plain, plain)),
         "same, one at 10/255": (clustered(one, people), strangers(perturbed, plain)),
-        "fall by that": (Interval(float(fall.mean()), *_interval(fall, people)), 0.0),
-        "fall left after JPEG 75": (Interval(float(jpeg_fall.mean()), *_interval(jpeg_fall, people)), 0.0),
+        "fall by that": (_mean(fall, people), 0.0),
+        "fall left after JPEG 75": (_mean(jpeg_fall, people), 0.0),
     }
     return [_row(f"{judge.name}: {measure}", rate, beside) for measure, (rate, beside) in rates.items()]
 
 
-def _looks(kit: Tools, pairs: Pairs, perturbed: Faces) -> tuple[dict[str, float], list[Row], list[Row]]:
-    """(Means, rows, rows by subgroup) of quality, and of how much lighter skin became."""
-    sampled = pairs.sources_N3HW[examine.sample(len(pairs))]
-    clean = Clean({}, image.detect(kit.detector, sampled), examine.features(kit, pairs.sources_N3HW))
-    seen = Seen.of(kit, pairs, clean)
-    before, after = skin(pairs.sources_N3HW), skin(pairs.released_N3HW)
+def look_rows(kit: Tools, pairs: Pairs, seen: Seen, perturbed: Faces) -> list[Row]:
+    """How the painted faces look, beside what hides faces without painting any."""
     whole = seen.quality(np.ones(len(pairs), np.bool_))
     assert pairs.said_N40 is not None  # so there is a `read_back` too
     assert whole.read_back is not None
     said = pairs.said_N40[:, [INDEX[name] for name in pairs.region.inside]].mean(0)
-    similar = {
-        where: image.likeness(pairs.released_N3HW, perturbed, region)[0]
-        for where, region in (("whole crop", None), ("region", pairs.region))
-    }
     rows = [
         _row("detected", whole.detected),
         _row("read back", whole.read_back, float(np.maximum(said, 1 - said).mean())),
         _row("KID", whole.kid),
-        *(
-            _row(f"SSIM at 10/255, {where}", Interval(float(each.mean()), *_interval(each, pairs.identities_N)))
-            for where, each in similar.items()
-        ),
     ]
+    for name in HIDING:
+        hidden = examine.features(kit, METHODS[name](pairs.sources_N3HW, pairs.region))
+        rows.append(_row(f"KID of {name}", image.kid(seen.real_ND, hidden)))
+    for where, region in (("whole crop", None), ("region", pairs.region)):
+        similar = image.likeness(pairs.released_N3HW, perturbed, region)[0]
+        rows.append(_row(f"SSIM at 10/255, {where}", _mean(similar, pairs.identities_N)))
+    return rows
+
+
+def subgroup_rows(pairs: Pairs, seen: Seen) -> list[Row]:
+    """The same by subgroup and kind of skin, and how much lighter skin became."""
+    before, after = skin(pairs.sources_N3HW), skin(pairs.released_N3HW)
     groups = {ALL: np.ones(len(pairs), np.bool_)} | pairs.subgroups() | kinds(before)
-    subgroups: list[Row] = []
+    rows: list[Row] = []
     for name, members in groups.items():
         if members.sum() >= 2:
-            change = (after - before)[members, 0]
-            low, high = _interval(change, pairs.identities_N[members])
-            found = seen.quality(members)
-            subgroups.append({
+            found, change = seen.quality(members), _mean((after - before)[members, 0], pairs.identities_N[members])
+            rows.append({
                 "subgroup": name, "faces": float(members.sum()), "lightness": float(before[members, 0].mean()),
-                "change": float(change.mean()), "change_low": low, "change_high": high, "kid": found.kid.value,
+                "change": change.value, "change_low": change.low, "change_high": change.high, "kid": found.kid.value,
                 "read_back": found.read_back.value if found.read_back else float("nan"),
             })  # fmt: skip
-    return {str(row["measure"]): float(row["value"]) for row in rows}, rows, subgroups
+    return rows
 
 
-def _interval(values_N: NDArray[np.float64], people_N: NDArray[np.int64]) -> tuple[float, float]:
-    """95 % interval of a mean, over people."""
-    return interval(resampled(totals(values_N, people_N), totals(np.ones(len(values_N)), people_N)))
+def _mean(values_N: NDArray[np.float64], people_N: NDArray[np.int64]) -> Interval:
+    """A mean and its 95 % interval over people."""
+    drawn = resampled(totals(values_N, people_N), totals(np.ones(len(values_N)), people_N))
+    return Interval(float(values_N.mean()), *interval(drawn))
 
 
 def _row(measure: str, found: Rate | Interval, beside: float | None = None) -> Row:
