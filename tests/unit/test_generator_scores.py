@@ -55,9 +55,9 @@ def test_a_code_that_is_a_person_and_nobody_of_the_photo() -> None:
     assert found["one code on two photos"]["value"] == 1
     assert found["two releases apart"]["value"] > 0.95
     assert found["two codes, one draw apart"]["value"] > 0.95
-    assert found["same, one at 10/255"]["value"] < 0.1  # the perturbation hides that it is one person
-    assert found["fall by that"]["value"] == pytest.approx(1 - found["same, one at 10/255"]["value"])
-    assert found["fall left after JPEG 75"]["value"] == found["fall by that"]["value"]
+    assert found["one code, one perturbed"]["value"] < 0.1  # the perturbation hides that it is one person
+    assert found["fall when one is perturbed"]["value"] == pytest.approx(1 - found["one code, one perturbed"]["value"])
+    assert found["that fall after JPEG 75"]["value"] == found["fall when one is perturbed"]["value"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in found.values())
 
 
@@ -79,11 +79,12 @@ def test_two_faces_of_each_person_lie_side_by_side() -> None:
 def test_lightness_is_cies_and_every_skin_is_of_one_kind() -> None:
     greys = np.stack([np.full((3, 32, 32), level, np.uint8) for level in (0, 119, 255)])
     assert skin(greys)[:, 0] == pytest.approx([0, 50, 100], abs=0.3)
-    colours = np.zeros((3, 3, 32, 32), np.uint8)
-    colours[:] = np.array([(255, 224, 196), (198, 134, 66), (60, 32, 20)])[:, :, None, None]
+    colours = np.zeros((4, 3, 32, 32), np.uint8)  # the last is a dark face in blue light
+    colours[:] = np.array([(255, 224, 196), (198, 134, 66), (60, 32, 20), (20, 25, 60)])[:, :, None, None]
     found = kinds(skin(colours))
     assert list(found) == ["skin: very light", "skin: tan", "skin: dark"]
-    assert np.stack(list(found.values())).tolist() == np.eye(3, dtype=bool).tolist()
+    assert np.stack(list(found.values())).argmax(0).tolist() == [0, 1, 2, 2]
+    assert (np.stack(list(found.values())).sum(0) == 1).all()
 
 
 def test_the_command_scores_a_generator(
@@ -104,7 +105,7 @@ def test_the_command_scores_a_generator(
     measures = {row["measure"] for row in answer["rows"]}
     assert {
         "ours: one code on two photos",
-        "ours: fall by that",
+        "ours: fall when one is perturbed",
         "detected",
         "read back",
         "KID",

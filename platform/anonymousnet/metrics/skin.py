@@ -11,7 +11,7 @@ Faces = NDArray[np.uint8]
 
 PATCHES = ((0.33, 0.43, 0.60, 0.68), (0.57, 0.67, 0.60, 0.68), (0.46, 0.54, 0.56, 0.64))
 """Both cheeks and the bridge of the nose in an aligned crop, in shares of it: left, right, top, bottom."""
-KINDS = {"very light": 55.0, "light": 41.0, "intermediate": 28.0, "tan": 10.0, "brown": -30.0, "dark": -91.0}
+KINDS = {"very light": 55.0, "light": 41.0, "intermediate": 28.0, "tan": 10.0, "brown": -30.0, "dark": -np.inf}
 """Kinds of skin, each with the individual typology angle that it lies above (Chardon et al., IJCS 1991)."""
 
 
@@ -27,7 +27,9 @@ def skin(faces_N3HW: Faces) -> NDArray[np.float64]:
 
 
 def kinds(skin_N3: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
-    """Kind of skin -> members (N,), lightest first; empty kinds are left out."""
+    """Kind of skin -> members: bool (N,), lightest first; empty kinds are left out, every face is of one kind.
+
+    `skin_N3`: CIE L*, a*, b*."""
     angles = np.degrees(np.arctan2(skin_N3[:, 0] - 50, skin_N3[:, 2]))
     limits = np.array(list(KINDS.values()))
     which = (angles[:, None] <= limits).sum(1)  # limits not passed, from the highest down

@@ -14,9 +14,9 @@ from anonymousnet.training.targets import Target, fooling_rates, references
 
 
 def noise_like(v: Tensor, seed: int = 0) -> Tensor:
-    """Random signs of v's size at every pixel: the baseline that every fooling rate stands beside."""
+    """Random signs of v's size wherever v is not 0: the baseline that every fooling rate stands beside."""
     signs = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, tuple(v.shape))).to(v) * 2 - 1
-    return signs * v.abs()
+    return signs * v.abs().max() * (v != 0)
 
 
 def fooling_curve(

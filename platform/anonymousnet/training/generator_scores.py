@@ -150,9 +150,9 @@ def identity_rows(judge: Recogniser, made: Releases) -> list[Row]:
         "two releases apart": (clustered(~above(plain, again, loose), people), 1 - LOOSE),
         "two codes, one draw apart": (clustered(~above(plain, recoded, loose), people), 1 - LOOSE),
         "one code on two photos": (clustered(code, people), strangers(plain, plain)),
-        "same, one at 10/255": (clustered(one, people), strangers(perturbed, plain)),
-        "fall by that": (_mean(fall, people), 0.0),
-        "fall left after JPEG 75": (_mean(jpeg_fall, people), 0.0),
+        "one code, one perturbed": (clustered(one, people), strangers(perturbed, plain)),
+        "fall when one is perturbed": (_mean(fall, people), 0.0),
+        "that fall after JPEG 75": (_mean(jpeg_fall, people), 0.0),
     }
     return [_row(f"{judge.name}: {measure}", rate, beside) for measure, (rate, beside) in rates.items()]
 
