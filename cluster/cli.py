@@ -211,6 +211,29 @@ def make_embedder(
     ])  # fmt: skip
 
 
+@weights.command("codes")
+@click.argument("generator")
+@click.argument("out", type=FOLDER)
+@click.option("--data", type=FOLDER, help="CelebA's folder [ANONYMOUSNET_CELEBA].")
+@CONFIG
+@SET
+@JSON
+@plain_errors
+def make_codes(
+    generator: str, out: Path, data: Path | None, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Make what chooses identity codes for a generator: of many, the one that promises a whole face."""
+    from anonymousnet.config import Config
+    from anonymousnet.training.codes import make_codes as make
+
+    config = Config.load(config_file, overrides)
+    made = make(generator, out, celeba(data), config, lambda rows: bar("batch")(rows, None))
+    show(asdict(made), as_json, [
+        *(f"  {name:<24}{value:.4f}" for name, value in made.scores.items()),
+        f"weights {made.sha256}  from {made.labels} labels and {made.paintings} paintings",
+    ])  # fmt: skip
+
+
 main.add_command(anonymize)
 main.add_command(cluster)
 main.add_command(evaluate)

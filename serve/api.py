@@ -223,6 +223,8 @@ def weights_of(config: Config) -> dict[str, str]:
              "universal": config.perturb.weights}  # fmt: skip
     if config.align.landmarks is not None:
         names["landmarks"] = config.align.landmarks
+    if config.synthesize.codes is not None:
+        names["codes"] = config.synthesize.codes
     return {role: sha256_of(newest(name)) for role, name in names.items()}
 
 

@@ -101,6 +101,8 @@ class SynthesizeConfig(Section):
     """What is painted anew: the face, from eyebrows to chin, or the head, with ears and hair."""
     weights: str | None = None
     """Name of shipped weights, or a path; used at every strength above 0. null: those shipped for the region."""
+    code_weights: str | None = None
+    """What chooses identity codes (`anonymousnet weights codes`); null: what is shipped for the shipped generators."""
     translation_weights: str = "translator"
     """Weights of the paper's whole-face translation, used at strength 0 only."""
     strength: float = 1.0
@@ -111,6 +113,11 @@ class SynthesizeConfig(Section):
     def generator(self) -> str:
         """The generator's weights, by name or path."""
         return self.weights or {"face": "generator", "head": "generator-head"}[self.region]
+
+    @property
+    def codes(self) -> str | None:
+        """What chooses codes for that generator, by name or path; None where every code will do."""
+        return self.code_weights or {"generator": "codes", "generator-head": "codes-head"}.get(self.generator)
 
     @field_validator("strength")
     @classmethod

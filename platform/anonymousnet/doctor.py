@@ -160,6 +160,8 @@ def _weights(config: Config) -> Iterator[Check]:
     needed[config.predict.surroundings] = "anonymousnet train surroundings"
     # Strength 0 takes the generator's face size, so it reads the generator too.
     needed[config.synthesize.generator] = "anonymousnet train generator"
+    if config.synthesize.codes is not None:
+        needed[config.synthesize.codes] = "anonymousnet weights codes"
     if config.synthesize.strength == 0:
         needed[config.synthesize.translation_weights] = "anonymousnet train translation"
     if config.perturb.epsilon > 0:

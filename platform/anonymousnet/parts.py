@@ -24,6 +24,7 @@ from anonymousnet.config import Config, ObfuscateConfig
 from anonymousnet.device import Runner
 from anonymousnet.errors import AnonymousNetError, WeightsError
 from anonymousnet.nets.classifier import Classifier, Surroundings
+from anonymousnet.nets.codes import Codes
 from anonymousnet.nets.generator import Generator
 from anonymousnet.nets.translator import Translator
 from anonymousnet.privacy.mechanism import Mechanism
@@ -109,9 +110,12 @@ class Parts:
             if universal != self._universal:
                 _read_universal(universal)
             if generator != self._generator:
-                found = self._painter(generator)[0].config.px
-                if found != self.face_px:
-                    raise WeightsError(f"{generator} paints {found} px, the service {self.face_px}; start it anew")
+                painter, sha256 = self._painter(generator)
+                if painter.config.px != self.face_px:
+                    raise WeightsError(
+                        f"{generator} paints {painter.config.px} px, the service {self.face_px}; start it anew"
+                    )
+                self._choice(sha256)
         except AnonymousNetError as error:
             log.warning("newer weights are not taken up: %s", error)
             return False
@@ -140,7 +144,28 @@ class Parts:
 
     def _synthesize(self) -> Synthesize:
         generator, sha256 = self._painter(self._generator)
-        return Synthesize(generator, self.runner).made_of(generator=sha256)
+        chosen = self._choice(sha256)
+        if chosen is None:
+            return Synthesize(generator, self.runner).made_of(generator=sha256)
+        choice, codes = chosen
+        return Synthesize(generator, self.runner, choice).made_of(generator=sha256, codes=codes)
+
+    def _choice(self, generator: str) -> tuple[Codes, str] | None:
+        """What chooses codes for the generator of this hash, and its own hash.
+
+        Raises WeightsError where it was made for another one.
+        """
+        name = self.config.synthesize.codes
+        if name is None:
+            return None
+        read = weights.read(name)
+        choice = weights.build(read, Codes)
+        if choice.config.generator != generator:
+            raise WeightsError(
+                f"weights {name}: expected codes for generator {generator[:16]}…, got {choice.config.generator[:16]}…; "
+                "make others by `anonymousnet weights codes`, and name them in synthesize.code_weights"
+            )
+        return choice, read.sha256
 
     def _painter(self, name: str) -> tuple[Generator, str]:
         """The generator called `name`, and its hash. Raises WeightsError where it paints another region."""

@@ -97,7 +97,7 @@ def test_what_the_surroundings_show_owes_nothing_to_the_region(runner: Runner, p
     other = faces.with_(context_B3HW=torch.where(region, torch.rand(5, 3, PX, PX), faces.context_B3HW),
                         source_B3HW=torch.where(region, -1.0, faces.source_B3HW))  # fmt: skip
     around = faces.with_(context_B3HW=torch.where(region, faces.context_B3HW, -faces.context_B3HW))
-    logits = [stage._probabilities(stage.surroundings, FACE.pixelated(one.context_B3HW, 0))
+    logits = [stage.probabilities(stage.surroundings, FACE.pixelated(one.context_B3HW, 0))
               for one in (faces, other, around)]  # fmt: skip
     assert torch.equal(logits[0], logits[1])
     assert not torch.equal(logits[0], logits[2])

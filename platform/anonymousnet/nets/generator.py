@@ -60,6 +60,13 @@ class FiLMBlock(nn.Module):
         return out
 
 
+def style(mapping: nn.Module, attributes_B40: Tensor, code_BC: Tensor, gain: float = 1.0) -> Tensor:
+    """What modulates the decoder, B x style: of the code its direction alone counts, `gain` times as loud."""
+    normed = code_BC * torch.rsqrt(code_BC.square().mean(1, keepdim=True) + 1e-8) * gain
+    out: Tensor = mapping(torch.cat([attributes_B40 * 2 - 1, normed], 1))
+    return out
+
+
 class Generator(nn.Module):
     """U-Net with a modulated decoder.
 
@@ -71,6 +78,8 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        self.gain = 1.0
+        """How loud the code is to the mapping."""
         widths, style = config.widths, config.style
         self.mapping = nn.Sequential(
             nn.Linear(len(ATTRIBUTES) + config.code, style),
@@ -90,17 +99,16 @@ class Generator(nn.Module):
     def forward(
         self, context: Tensor, region: Tensor, strength: Tensor, attributes: Tensor, code: Tensor, noise: Tensor
     ) -> Tensor:
-        normed = code * torch.rsqrt(code.square().mean(1, keepdim=True) + 1e-8)
-        style = self.mapping(torch.cat([attributes * 2 - 1, normed], 1))
+        styled = style(self.mapping, attributes, code, self.gain)
         x = self.stem(F.pixel_unshuffle(torch.cat([context, region * strength[:, None, None, None]], 1), 2))
         skips = [x]
         for down in self.down:
             x = down(x)
             skips.append(x)
         for block in self.middle:
-            x = block(x, style, noise[:, :, ::16, ::16])
+            x = block(x, styled, noise[:, :, ::16, ::16])
         for i, (up, block) in enumerate(zip(self.up, self.modulated, strict=True)):
             step = 2 ** (3 - i)
             x = up(torch.cat([F.interpolate(x, scale_factor=2.0), skips[2 - i]], 1))
-            x = block(x, style, noise[:, :, ::step, ::step])
+            x = block(x, styled, noise[:, :, ::step, ::step])
         return torch.tanh(self.out(F.pixel_shuffle(self.unfold(x), 2)).float())

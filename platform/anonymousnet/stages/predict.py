@@ -30,14 +30,15 @@ class Predict(Stage):
 
     def apply(self, batch: FaceBatch) -> FaceBatch:
         assert batch.source_B3HW is not None  # `needs` holds it
-        probabilities = self._probabilities(self.classifier, batch.source_B3HW)
+        probabilities = self.probabilities(self.classifier, batch.source_B3HW)
         # Blank at every strength, and before resizing mixes pixels across the region's edge.
         context = torch.where(batch.region_B1HW > 0, 0.0, batch.context_B3HW)
-        around = self._probabilities(self.surroundings, context)
+        around = self.probabilities(self.surroundings, context)
         read, shown = self.classifier.says(probabilities), self.surroundings.says(around)
         return batch.with_(probabilities_B40=probabilities, read_B40=read, shown_B40=shown, source_B3HW=None)
 
-    def _probabilities(self, net: Classifier, faces_B3HW: Tensor) -> Tensor:
+    def probabilities(self, net: Classifier, faces_B3HW: Tensor) -> Tensor:
+        """What one of its two networks says of faces in [-1, 1]: (B, 40), 0 to 1."""
         px = net.config.px
         if faces_B3HW.shape[-1] != px:
             faces_B3HW = F.interpolate(faces_B3HW, size=(px, px), mode="bilinear", antialias=True).clamp(-1, 1)

@@ -16,9 +16,10 @@ from torch import Tensor
 from anonymousnet.device import Runner
 from anonymousnet.errors import StageError
 from anonymousnet.faces import FaceBatch
+from anonymousnet.nets.codes import Codes
 from anonymousnet.nets.generator import Generator
 from anonymousnet.nets.translator import Translator
-from anonymousnet.privacy.randomness import normals
+from anonymousnet.privacy.randomness import derive, normals
 from anonymousnet.stage import Stage
 
 
@@ -29,7 +30,8 @@ class Synthesize(Stage):
     needs: ClassVar[tuple[str, ...]] = ("released_B40",)
     gives: ClassVar[tuple[str, ...]] = ("faces_B3HW",)
 
-    def __init__(self, generator: Generator, runner: Runner) -> None:
+    def __init__(self, generator: Generator, runner: Runner, choice: Codes | None = None) -> None:
+        self.choice = None if choice is None else choice.of(generator)
         self.generator = runner.place(generator)
         self.runner, self.form = runner, runner.form
 
@@ -40,7 +42,7 @@ class Synthesize(Stage):
             raise StageError("synthesize: expected a batch without the source face, got one; run Stage I first")
         if batch.context_B3HW.shape[-1] != shape.px:
             raise StageError(f"synthesize: expected faces of {shape.px} px, got {batch.context_B3HW.shape[-1]} px")
-        code, noise = codes(batch.code_keys, shape.code, shape.px)
+        code, noise = codes(batch.code_keys, shape.code, shape.px, self.choice)
         strength = torch.full((len(batch),), batch.strength)
         painted = self.runner(
             self.generator, batch.context_B3HW, batch.region_B1HW, strength, batch.released_B40.float(), code, noise
@@ -69,8 +71,19 @@ class Translate(Stage):
         return batch.with_(faces_B3HW=F.interpolate(painted, size=(side, side), mode="bicubic").clamp(-1, 1))
 
 
-def codes(keys: tuple[bytes, ...], length: int, px: int) -> tuple[Tensor, Tensor]:
-    """(code B x length, noise B x 1 x px x px), standard normal, each face from its own 32-byte key alone."""
-    drawn = np.array([normals(key, length + px * px) for key in keys], np.float32).reshape(len(keys), length + px * px)
-    both = torch.from_numpy(drawn)
-    return both[:, :length].contiguous(), both[:, length:].reshape(len(keys), 1, px, px).contiguous()
+def codes(keys: tuple[bytes, ...], length: int, px: int, choice: Codes | None = None) -> tuple[Tensor, Tensor]:
+    """(code B x length, noise B x 1 x px x px), standard normal, each face from its own 32-byte key alone.
+
+    With `choice`, a key offers many codes, and that decides.
+    """
+    drawn = _drawn(keys, length + px * px)
+    code, noise = drawn[:, :length].contiguous(), drawn[:, length:].reshape(len(keys), 1, px, px).contiguous()
+    if choice is not None and keys:
+        offered = tuple(derive(key, "candidates") for key in keys)
+        code = choice(_drawn(offered, choice.config.candidates * length).reshape(len(keys), -1, length))
+    return code, noise
+
+
+def _drawn(keys: tuple[bytes, ...], count: int) -> Tensor:
+    """B x count, standard normal."""
+    return torch.from_numpy(np.array([normals(key, count) for key in keys], np.float32).reshape(len(keys), count))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from anonymousnet.errors import WeightsError
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
+from anonymousnet.nets.codes import Codes, CodesConfig
 from anonymousnet.nets.dan import DAN, DANConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
@@ -33,6 +34,7 @@ Net = TypeVar("Net", bound=nn.Module)
 SHIPPED = Path(__file__).parent
 NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
     "classifier": (Classifier, ClassifierConfig),
+    "codes": (Codes, CodesConfig),
     "dan": (DAN, DANConfig),
     "embedder": (Embedder, EmbedderConfig),
     "generator": (Generator, GeneratorConfig),
