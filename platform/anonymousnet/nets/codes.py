@@ -3,8 +3,8 @@
 A code decides more than who is seen. With some codes faces come out torn or dotted, whatever the photo; and what a code
 does of this is nearly a linear function of the style that the generator makes of it (docs/adr/0019). So every secret
 offers many codes, and the one whose style promises the least is taken. The choice hears neither photo nor released
-attributes: epsilon is what it was, and a subject keeps one code. Codes so chosen can be heard louder: people differ
-more, and owe less to the surroundings.
+attributes: epsilon is what it was, and a subject keeps one code. Codes so chosen can be heard louder without breaking
+more faces, and a louder code is more surely one person.
 """
 
 from __future__ import annotations
