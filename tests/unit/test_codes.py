@@ -183,3 +183,15 @@ def test_labels_that_cannot_be_used_are_refused(
         with pytest.raises(error, match=words):
             module.make_codes(own, tmp_path / "mine", small_celeba, config)
     assert not (tmp_path / "mine").exists()
+
+
+def test_labelled_paintings_are_the_same_under_every_setting_of_stage_two(
+    small_weights: list[str], small_celeba: Path
+) -> None:
+    own, faces = small_weights[2].split("=")[1], CelebA.open(small_celeba).part("train").faces(64)[:3]
+    plain, other = (
+        module._Painter(Config.load(None, [*small_weights, *more]), own).paint(faces, [0, 1, 2], 1.0)
+        for more in ([], ["obfuscate.epsilon=2", "obfuscate.keep=[Smiling]"])
+    )
+    assert torch.equal(plain[0], other[0])
+    assert torch.equal(plain[1], other[1])

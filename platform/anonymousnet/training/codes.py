@@ -26,7 +26,7 @@ from torch import Tensor
 
 from anonymousnet import weights
 from anonymousnet.anonymizer import Anonymizer
-from anonymousnet.config import Config
+from anonymousnet.config import Config, ObfuscateConfig
 from anonymousnet.data.attributes import INDEX
 from anonymousnet.data.celeba import CelebA
 from anonymousnet.errors import DataError, WeightsError
@@ -37,6 +37,7 @@ from anonymousnet.stages.predict import Predict
 from anonymousnet.stages.synthesize import Synthesize, codes
 from anonymousnet.training.painting import painted
 from anonymousnet.training.sight import Sight
+from anonymousnet.training.targets import sized
 
 GAIN = 1.75
 """How loud codes are to be heard once they are chosen (docs/adr/0019)."""
@@ -127,7 +128,8 @@ def shipped_labels() -> list[Label]:
 def ridge(features_ND: NDArray[np.floating], targets_N: NDArray[np.floating], penalty: float) -> Linear:
     """Least squares on standardized features, with a penalty on squared slopes (Hoerl and Kennard, 1970).
 
-    `penalty`: for each feature, as a share of all of them."""
+    Features and targets of any units; D times `penalty` is added to each standardized feature's sum of squares.
+    """
     features = np.asarray(features_ND, np.float64)
     mean, spread = features.mean(0), features.std(0) + 1e-6
     standard = (features - mean) / spread
@@ -150,8 +152,13 @@ class _Painter:
         region = weights.build(weights.read(name), Generator).config.region
         # By path: what chooses codes for shipped generators goes by their names.
         named = {"weights": str(weights.folder_of(name)), "region": region, "strength": 1.0, "code_weights": None}
-        off = {"perturb": config.perturb.model_copy(update={"epsilon": 0.0})}
-        plain = config.model_copy(update={"synthesize": config.synthesize.model_copy(update=named), **off})
+        plain = config.model_copy(
+            update={
+                "synthesize": config.synthesize.model_copy(update=named),
+                "perturb": config.perturb.model_copy(update={"epsilon": 0.0}),
+                "obfuscate": ObfuscateConfig(),  # as labelled: other settings draw other attributes
+            }
+        )
         self.anonymizer = Anonymizer.load(plain, bytes(32))
         stages = {stage.name: stage for stage in self.anonymizer.stages}
         predict, synthesize = stages["predict"], stages["synthesize"]
@@ -169,10 +176,7 @@ class _Painter:
 
     def features(self, faces_B3HW: Tensor) -> NDArray[np.float64]:
         """What the judge reads of faces."""
-        px = self.embedder.config.px
-        if faces_B3HW.shape[-1] != px:
-            faces_B3HW = F.interpolate(faces_B3HW, size=(px, px), mode="bilinear", antialias=True)
-        return self.anonymizer.runner(self._windows, faces_B3HW).double().numpy()
+        return self.anonymizer.runner(self._windows, sized(faces_B3HW, self.embedder.config.px)).double().numpy()
 
     def _windows(self, faces_B3HW: Tensor) -> Tensor:
         maps = self.embedder.trunk.maps(faces_B3HW)
@@ -183,9 +187,9 @@ class _Painter:
         """The styles of paintings of these numbers at GAIN."""
         keys = tuple(derive(bytes(32), "LC", str(number)) for number in numbers)
         code, _ = codes(keys, self.generator.config.code, 1)
-        attributes = torch.from_numpy(attributes_N40).float()
+        attributes, device = torch.from_numpy(attributes_N40).float(), self.anonymizer.runner.device
         with torch.inference_mode():
-            return style(self.generator.mapping.cpu(), attributes, code, GAIN).double().numpy()
+            return style(self.generator.mapping, attributes.to(device), code.to(device), GAIN).double().cpu().numpy()
 
 
 @dataclass(frozen=True, slots=True)
