@@ -26,7 +26,8 @@ from anonymousnet import weights
 from anonymousnet.align.detect import Detector
 from anonymousnet.align.landmarks import Landmarker
 from anonymousnet.align.region import REGIONS
-from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste
+from anonymousnet.align.place import draw_places, left_to_right
+from anonymousnet.align.warp import crop_context, crop_faces, owners, paste
 from anonymousnet.config import STRENGTHS, Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import Photo, load_photo
@@ -140,24 +141,30 @@ class Anonymizer:
             raise NoFaceFound(
                 "no face was found, so nothing could be protected; lower align.detector_threshold to look harder"
             )
-        # Left to right: an order that depends on the alignment alone, as the guarantee needs.
-        found.sort(key=lambda face: (float(face.points_52[:, 0].mean()), float(face.points_52[:, 1].mean())))
-        return self.hide(image, self.landmarker.align(image.rgb, found, self.face_px)[0], subject)
+        return self.hide(image, self._placed(image, self.landmarker.align(image.rgb, found, self.face_px)[0]), subject)
+
+    def _placed(self, image: Photo, matrices_F23: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The faces' alignments on the grid, left to right: an order that depends on their places alone."""
+        digest = _digest(image.rgb)
+        # No release is in the key: many releases of one photo must not tell more of its place than one.
+        keys = [derive(self._key, "place", self.region.name, digest, str(i)) for i in range(len(matrices_F23))]
+        return left_to_right(draw_places(matrices_F23, self.face_px, self.region, keys, self.config.align.epsilon))
 
     def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
         """Crop faces and contexts of a photo whose alignment is known, and derive the keys of its randomness."""
         rgb, faces = image.rgb, [str(i) for i in range(len(matrices_F23))]
-        covered = hidden(rgb.shape[:2], matrices_F23, self.face_px, self.region)
-        outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
+        owner = owners(rgb.shape[:2], matrices_F23, self.face_px, self.region, image.blocks)
+        covered = owner > 0
+        outside = _digest(np.where(covered[..., None], 0, rgb))
         label = subject.encode() if subject is not None else outside
         subjects = tuple(derive(self._key, "subject", label, i) for i in faces)
-        # Another mechanism, or another reading of the face or (in another region) of what surrounds it, must not draw
-        # from the same stream: two answers from one randomness do not compose.
-        photo = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
-        release = self.config.release.name
+        # All that changes what is read, or what is drawn for it: two answers from one randomness do not compose.
         readers = [self.weights[name] for name in READERS]
-        draw: tuple[str | bytes, ...] = ("draw", release, self.region.name, self.mechanism.fingerprint, *readers, photo)
-        source = crop_faces(rgb, matrices_F23, self.face_px)
+        draw: tuple[str | bytes, ...] = (
+            "draw", self.config.release.name, self.region.name, self.mechanism.fingerprint, *readers,
+            self.config.align.model_dump_json(), self.runner.form, str(self.face_px), matrices_F23.tobytes(), _digest(rgb),
+        )  # fmt: skip
+        source = crop_faces(rgb, matrices_F23, self.face_px, owner)
         context, region = crop_context(rgb, covered, matrices_F23, self.face_px, self.region)
         strength = self.config.synthesize.strength
         cells = STRENGTHS[strength]
@@ -167,7 +174,7 @@ class Anonymizer:
             context_B3HW=context,
             region_B1HW=region,
             draw_keys=tuple(derive(self._key, *draw, i) for i in faces),
-            code_keys=tuple(derive(self._key, "code", release, who) for who in subjects),
+            code_keys=tuple(derive(self._key, "code", self.config.release.name, who) for who in subjects),
             strength=strength,
             source_B3HW=source,
         )
@@ -248,6 +255,11 @@ class Anonymizer:
         read = done.read_B40[i].tolist()
         changed = tuple(name for name, was, now in zip(ATTRIBUTES, read, released, strict=True) if was != now)
         return Evidence(public, PrivateEvidence(dict(zip(ATTRIBUTES, probabilities, strict=True)), changed))
+
+
+def _digest(rgb: NDArray[np.uint8]) -> bytes:
+    """Of a photo's pixels and shape."""
+    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
 
 
 def join(batches: Sequence[FaceBatch]) -> FaceBatch:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from anonymousnet.errors import (
     EmptyImage,
@@ -40,6 +40,22 @@ _pillow_limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """How a photo's file was coded: blocks of pixels, in the upright photo's own coordinates."""
+
+    size: tuple[int, int] = (16, 16)
+    """Width and height in pixels."""
+    origin: tuple[int, int] = (0, 0)
+    """x and y of the corner of a block; turned photos have theirs where the file's corner came to lie."""
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """x and y, 0 or less, of the block that holds the photo's first pixel."""
+        x, y = ((at % side) - side if at % side else 0 for at, side in zip(self.origin, self.size, strict=True))
+        return x, y
+
+
+@dataclass(frozen=True, slots=True)
 class Photo:
     """A decoded photo: upright, sRGB, 8 bits per channel."""
 
@@ -49,6 +65,8 @@ class Photo:
     """uint8 of shape (H, W), 255 opaque; None where the source has no transparency."""
     format: str
     """Pillow's name of the source's format, e.g. "JPEG"; "PNG" for arrays."""
+    blocks: Blocks = Blocks()
+    """Where the file's blocks lie; those of JPEG where nothing is known, since most photos were JPEG once."""
 
 
 def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels: int = 64_000_000) -> Photo:
@@ -173,6 +191,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | N
     kind = image.format or "PNG"
     try:
         image.load()
+        blocks = _blocks(image)
         try:
             image = ImageOps.exif_transpose(image)
         except Exception:  # damaged EXIF says nothing about orientation
@@ -183,7 +202,25 @@ def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | N
         raise
     except Exception as error:
         raise _explain(error, name, max_pixels, stream) from error
-    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind)  # MPO: a phone's JPEG with more behind it
+    # MPO: a phone's JPEG with more behind it
+    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind, blocks)
+
+
+def _blocks(image: Image.Image) -> Blocks:
+    """Where the blocks of a decoded file come to lie once it is turned upright."""
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF says nothing about orientation
+        orientation = 1
+    layers = getattr(image, "layer", None) or ()  # of JPEG: (component, horizontal and vertical sampling, table)
+    size = [max(16, 8 * max((layer[i] for layer in layers), default=1)) for i in (1, 2)]
+    width, height = image.size
+    if orientation >= 5:  # the file's rows are the photo's columns
+        size.reverse()
+        width, height = height, width
+    x = width % size[0] if orientation in (2, 3, 6, 7) else 0
+    y = height % size[1] if orientation in (3, 4, 7, 8) else 0
+    return Blocks((size[0], size[1]), (x, y))
 
 
 def _from_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
