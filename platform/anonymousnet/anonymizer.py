@@ -25,8 +25,8 @@ from torch import Tensor
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
 from anonymousnet.align.landmarks import Landmarker
-from anonymousnet.align.region import REGIONS
 from anonymousnet.align.place import draw_places, left_to_right
+from anonymousnet.align.region import REGIONS
 from anonymousnet.align.warp import crop_context, crop_faces, owners, paste
 from anonymousnet.config import STRENGTHS, Config
 from anonymousnet.data.attributes import ATTRIBUTES
@@ -162,7 +162,8 @@ class Anonymizer:
         readers = [self.weights[name] for name in READERS]
         draw: tuple[str | bytes, ...] = (
             "draw", self.config.release.name, self.region.name, self.mechanism.fingerprint, *readers,
-            self.config.align.model_dump_json(), self.runner.form, str(self.face_px), matrices_F23.tobytes(), _digest(rgb),
+            self.config.align.model_dump_json(), self.runner.form, str(self.face_px), matrices_F23.tobytes(),
+            _digest(rgb),
         )  # fmt: skip
         source = crop_faces(rgb, matrices_F23, self.face_px, owner)
         context, region = crop_context(rgb, covered, matrices_F23, self.face_px, self.region)

@@ -35,7 +35,7 @@ class AlignConfig(Section):
     detector_side: int = Field(1024, ge=64, le=8192)
     """Photos are shrunk so that their longer side is at most this many pixels before detection."""
     epsilon: float = Field(0.0, ge=0)
-    """What the place of a crop, drawn on a coarse grid, may spend on lying nearer to its face; counted for each face."""
+    """What the place of a crop, drawn on a coarse grid, may spend on lying nearer to its face; counted per face."""
     landmarks: str | None = "landmarks"
     """Network whose 68 landmarks place the crop, by name or path; null: the detector's five points do."""
     max_pixels: int = Field(64_000_000, ge=1)

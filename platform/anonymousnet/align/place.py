@@ -29,8 +29,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from anonymousnet.privacy.randomness import uniforms
 from anonymousnet.align.region import Region
+from anonymousnet.privacy.randomness import uniforms
 
 STEP = 0.06
 """Distance of grid points, in sides of the crop: how far a crop may lie from its face along x and along y."""
@@ -77,9 +77,7 @@ def reaches(place_23: Matrix, matrix_23: Matrix, face_px: int, region: Region) -
     return max(abs(size) / math.log(RATIO), abs(turn) / TURN, abs(moved.real), abs(moved.imag)) < 1 + 1e-9
 
 
-def _placed(
-    matrix: Matrix, face_px: int, region: Region, uniforms_4: NDArray[np.float64], epsilon: float
-) -> Matrix:
+def _placed(matrix: Matrix, face_px: int, region: Region, uniforms_4: NDArray[np.float64], epsilon: float) -> Matrix:
     side, angle, centre = _pose(matrix, face_px, region)
     size, turn, right, down = uniforms_4.tolist()
     bias = math.tanh(epsilon / 8)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anonymousnet.align.region import FEATHER, HIDDEN, Region, feather
+from anonymousnet.align.region import HIDDEN, Region, feather
 from anonymousnet.data.images import Blocks
 from anonymousnet.errors import ProtectionFailed
 
@@ -80,12 +80,14 @@ def owners(
 ) -> Owners:
     """(H, W) int16: whose a hidden pixel is, 1 to F; 0 where nothing is hidden.
 
-    Hidden is every block of the file that any part of a face's grown region (`HIDDEN`) touches, and one pixel more: each
-    pixel of a coded block depends on all of them, and decoders smooth colours over its border. A block that several
-    faces touch belongs to the one in whose region it lies deepest, so that no other face is read with it.
+    Hidden is every block of the file that any part of a face's grown region (`HIDDEN`) touches, and one pixel more:
+    each pixel of a coded block depends on all of them, and decoders smooth colours over its border. A block that
+    several faces touch belongs to the one in whose region it lies deepest, so that no other face is read with it.
     """
     (width, height), (x0, y0) = blocks.size, blocks.first
-    rows, columns = (-(-(side - low) // step) for side, low, step in zip(shape_hw, (y0, x0), (height, width), strict=True))
+    rows, columns = (
+        -(-(side - low) // step) for side, low, step in zip(shape_hw, (y0, x0), (height, width), strict=True)
+    )
     owner, depth = np.zeros((rows, columns), np.int16), np.full((rows, columns), np.inf)
     for i, matrix in enumerate(matrices):
         for (left, top, right, bottom), level in _levels(shape_hw, matrix, face_px, region, HIDDEN):
@@ -146,10 +148,10 @@ def paste(
 ) -> Rgb:
     """A copy of the photo with the painted faces (float32 in [-1, 1]) in place of what is hidden.
 
-    Hidden pixels are filled smoothly from what is visible around them, then faces are painted over in `order` (default:
-    as they come), later over earlier: with weight 1 on all of their region, fading out over `FADE` beyond it. Beyond the
-    fade the photo's visible bytes are untouched. Raises ProtectionFailed if a face is not finite, or a hidden pixel lies
-    near none of these faces.
+    Hidden pixels are filled smoothly from what is visible around them, then faces are painted over in `order`
+    (default: as they come), later over earlier: with weight 1 on all of their region, fading out over `FADE` beyond
+    it. Beyond the fade the photo's visible bytes are untouched. Raises ProtectionFailed if a face is not finite, or a
+    hidden pixel lies near none of these faces.
     """
     if len(faces_N3HW) != len(matrices) or not bool(torch.isfinite(faces_N3HW).all()):
         raise ProtectionFailed(f"expected {len(matrices)} painted faces of finite values, got {len(faces_N3HW)}")
