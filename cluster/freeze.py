@@ -1,6 +1,6 @@
 """The exact versions of everything that AnonymousNet needs, as they are installed here: the images' constraints.
 
-python -m anonymousnet.cluster.freeze > cluster/templates/images/constraints.txt
+    python -m anonymousnet.cluster.freeze > cluster/templates/images/constraints.txt
 """
 
 from __future__ import annotations

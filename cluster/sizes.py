@@ -1,7 +1,7 @@
 """How large a cluster is, and the configuration that goes with it.
 
-size = Size.parse("4x8", gpu="h100")         # 4 machines with 8 GPUs each; also small, medium, large
-config = fitted(config, size, task)          # its nulls filled from the size; what contradicts it is refused
+    size = Size.parse("4x8", gpu="h100")         # 4 machines with 8 GPUs each; also small, medium, large
+    config = fitted(config, size, task)          # its nulls filled from the size; what contradicts it is refused
 """
 
 from __future__ import annotations
