@@ -25,7 +25,7 @@ from torch import Tensor
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
 from anonymousnet.align.landmarks import Landmarker
-from anonymousnet.align.place import draw_places, left_to_right
+from anonymousnet.align.place import Grid, left_to_right
 from anonymousnet.align.region import REGIONS
 from anonymousnet.align.warp import crop_context, crop_faces, owners, paste
 from anonymousnet.config import STRENGTHS, Config
@@ -148,7 +148,8 @@ class Anonymizer:
         digest = _digest(image.rgb)
         # No release is in the key: many releases of one photo must not tell more of its place than one.
         keys = [derive(self._key, "place", self.region.name, digest, str(i)) for i in range(len(matrices_F23))]
-        return left_to_right(draw_places(matrices_F23, self.face_px, self.region, keys, self.config.align.epsilon))
+        grid = Grid(image.rgb.shape[:2], self.face_px, self.region)
+        return left_to_right(grid.draw(matrices_F23, keys, self.config.align.epsilon))
 
     def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
         """Crop faces and contexts of a photo whose alignment is known, and derive the keys of its randomness."""

@@ -29,7 +29,7 @@ _FIRM = [0, 1, 3, 4]  # eyes and mouth corners
 
 PIXELS = Blocks((1, 1))
 """No blocks: of a photo that was never coded."""
-FADE = 0.25
+FADE = 0.4
 """Over how much of `level` a painted face fades out; what is hidden below the fade is filled from its surroundings."""
 WINDOW = 384
 """Side in pixels at which the fill is computed: it is smooth."""
