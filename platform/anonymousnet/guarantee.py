@@ -227,7 +227,7 @@ def _with_block(rgb: NDArray[np.uint8], prepared: Prepared, face_px: int, region
     a, b = prepared.matrices_F23[0]
     u, v = ((row[0] * x + row[1] * y + row[2]) / face_px for row in (a, b))
     visible = (region.level(u, v) > max(HIDDEN, 1 + FADE)) & ~prepared.hidden_HW
-    for left, top in ((0.05, 0.05), (0.8, 0.05), (0.05, 0.8), (0.8, 0.8)):
+    for left, top in ((0, 0), (0.84, 0), (0, 0.84), (0.84, 0.84)):
         block = visible & (abs(u - left - 0.08) < 0.08) & (abs(v - top - 0.08) < 0.08)
         if block.any():
             return np.where(block[..., None], rgb ^ np.uint8(128), rgb)

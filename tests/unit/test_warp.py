@@ -197,7 +197,7 @@ def test_crop_and_paste_return_a_smooth_photo(size: float, area: Region) -> None
     off = np.abs(released.astype(int) - rgb).max(2)
     u, v = ((np.stack([x, y], -1) + 0.5) @ matrices[0, :, :2].T + matrices[0, :, 2]).transpose(2, 0, 1) / PX
     assert off[area.level(u, v) <= 1].max() <= 2
-    assert off[~mask].max(initial=0) <= 2
+    assert off[~mask].max(initial=0) <= 4
     assert off.max() <= 0.08 * size + 2  # the fill under the fade is a blur of what is around
 
 
