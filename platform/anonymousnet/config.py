@@ -20,6 +20,7 @@ from anonymousnet.config_section import Section
 from anonymousnet.config_serve import ServeConfig
 from anonymousnet.config_serve import TuringConfig as TuringConfig
 from anonymousnet.data.attributes import ATTRIBUTES, RegionName
+from anonymousnet.data.paths import UserPath, resolve_path
 from anonymousnet.errors import ConfigError
 
 STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
@@ -67,7 +68,7 @@ class ObfuscateConfig(Section):
     that the new face fits its photo. They spend no epsilon; those in `keep` or `protect` are left to those."""
     protect: tuple[str, ...] = ()
     """If given, only these spend epsilon; all others (but `keep` and `follow`) are drawn from the population alone."""
-    population: Path | None = None
+    population: UserPath | None = None
     """A population file written by `anonymousnet population`; null: CelebA's, which is shipped."""
 
     @property
@@ -148,13 +149,13 @@ class ReleaseConfig(Section):
 
     name: str = Field("default", min_length=1, max_length=200)
     """The unit of the ledger: one run over one data set. Same photo, key and name: same bytes."""
-    key_file: Path = Path("~/.anonymousnet/key")
+    key_file: UserPath = Path("~/.anonymousnet/key")
     """32 secret bytes that all randomness is derived from; made on first use, mode 0600."""
-    ledger: Path | None = None
+    ledger: UserPath | None = None
     """SQLite file that records what every subject has spent, over all releases; null: nothing is recorded."""
     budget: float | None = Field(None, gt=0)
     """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
-    subjects: Path | None = None
+    subjects: UserPath | None = None
     """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. A subject's epsilons add up,
     and one subject gets one new identity throughout a release. null: every photo is its own subject."""
     format: Literal["same", "jpeg", "png"] = "same"
@@ -267,7 +268,7 @@ class Config(Section):
         tree: Any = {}
         if path is not None:
             try:
-                tree = yaml.safe_load(Path(path).read_text()) or {}
+                tree = yaml.safe_load(resolve_path(path).read_text()) or {}
             except OSError as error:
                 raise ConfigError(f"cannot read config {path}: {error.strerror}; check the path") from error
             except (yaml.YAMLError, UnicodeDecodeError) as error:

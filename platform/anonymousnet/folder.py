@@ -22,6 +22,7 @@ from anonymousnet.anonymizer import Anonymizer, Release
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo, find_photos
+from anonymousnet.data.paths import beside, resolve_path
 from anonymousnet.data.store import private_folder, write_atomic
 from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError
 from anonymousnet.privacy.ledger import Ledger
@@ -70,14 +71,19 @@ class _Job:
 
 
 def anonymize_folder(
-    src: Path, dst: Path, config: Config, audit: Path | None = None, progress: Progress = lambda photos, _: photos
+    src: str | Path,
+    dst: str | Path,
+    config: Config,
+    audit: str | Path | None = None,
+    progress: Progress = lambda photos, _: photos,
 ) -> Summary:
     """De-identify `src` (a photo or a folder, recursively) into `dst`.
 
     Raises StorageError when src is missing or a disk refuses, ConfigError when the folders overlap or dst is not empty.
     One bad photo never ends the job: it is quarantined with its reason.
     """
-    audit = audit or dst.with_name(dst.name + "-private")
+    src, dst = resolve_path(src), resolve_path(dst)
+    audit = beside(dst, "-private") if audit is None else resolve_path(audit)
     photos = _photos(src)
     _check_folders(src, dst, audit)
     started = time.monotonic()
@@ -222,8 +228,8 @@ def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
         private=str(audit),
         reasons=reasons,
     )
-    write_atomic(audit / "quarantine.jsonl", _lines(job.withheld))
-    write_atomic(audit / "evidence.jsonl", _lines(job.private))
+    write_atomic(audit / "quarantine.jsonl", _lines(job.withheld), private=True)
+    write_atomic(audit / "evidence.jsonl", _lines(job.private), private=True)
     write_atomic(job.dst / "release.parquet", _parquet(job.rows))
     people = dict(zip(ATTRIBUTES, job.anonymizer.mechanism.population.marginals_40.tolist(), strict=True))
     page = release_page(summary, job.shown, job.config, _released_shares(job.rows), people)
