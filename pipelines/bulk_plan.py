@@ -21,6 +21,7 @@ from anonymousnet.pipelines.source import LISTS
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
+from anonymousnet.privacy.release_key import ReleaseKey
 
 CHUNK, CHUNK_BYTES = 32, 32 << 20
 """A chunk ends with this many photos, or bytes of photos."""
@@ -29,16 +30,6 @@ SEGMENT, SEGMENTS = 16, 2048
 _WRAP = 1 << 256
 RESERVED = "manifest"
 """Folder (and, with .json, file) of the release that is ours."""
-
-
-class Secret:
-    """Bytes that no log shows."""
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "Secret()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,8 @@ class Job:
     layout: str
     """celeba or photos"""
     config: Config
-    key: Secret
+    key: ReleaseKey
+    """Each machine reads it from its own file; it is in no pickle of the job."""
     weights: dict[str, str]
     form: str
     """Arithmetic of the networks: Runner.form."""
