@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from anonymousnet.align.detect import SHA256
 from anonymousnet.config import Config
+from anonymousnet.data.subjects import read_subjects
 from anonymousnet.errors import ConfigError
-from anonymousnet.folder import read_subjects
 from anonymousnet.pipelines.bulk_places import hurried, open_places, replace_name
 from anonymousnet.pipelines.bulk_plan import Job, Survey, address_of, survey
 from anonymousnet.pipelines.jobs import Hold, held
@@ -67,6 +67,8 @@ class BulkSummary:
     """Public key of the manifest's signature, hex."""
     private: str
     reasons: dict[str, int] = field(default_factory=dict)
+    unmatched: int = 0
+    """Lines of `release.subjects` that name no photo; the audit place has them."""
 
 
 def anonymize_bulk(
@@ -108,7 +110,7 @@ def anonymize_bulk(
         counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
         privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"],
         address_of(replace_name(target, "manifest.json")),
-        signer_of(job.key.value), address_of(private), done["reasons"],
+        signer_of(job.key.value), address_of(private), done["reasons"], done["unmatched"],
     )  # fmt: skip
 
 

@@ -101,6 +101,8 @@ class Work:
     fetched: Fetched | None
     photos: list[Photo]
     items: list[Item] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
+    """Lines of the list of subjects that name one of its photos."""
 
 
 @dataclass(frozen=True, slots=True)

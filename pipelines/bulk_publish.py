@@ -104,6 +104,7 @@ def _publish(job: Job, work: Work) -> dict[str, Any]:
         for photo in work.photos if photo.name in names
         for i, evidence in enumerate(photo.evidence)
     ]  # fmt: skip
+    record["named"] = sorted(set(work.named))
     return record
 
 
