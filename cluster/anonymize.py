@@ -99,7 +99,8 @@ def _bulk(
         raise
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files",
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files, "
+        f"{summary.left_out} members of archives left out",
         f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
         f"job      {summary.job} ({summary.kept} objects were done before)",
         f"manifest {summary.manifest}",

@@ -67,6 +67,8 @@ class BulkSummary:
     """Public key of the manifest's signature, hex."""
     private: str
     reasons: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    """Members, columns and cells of archives that are not in the release; the audit place names them."""
     unmatched: int = 0
     """Lines of `release.subjects` that name no photo; the audit place has them."""
 
@@ -110,7 +112,7 @@ def anonymize_bulk(
         counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
         privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"],
         address_of(replace_name(target, "manifest.json")),
-        signer_of(job.key.value), address_of(private), done["reasons"], done["unmatched"],
+        signer_of(job.key.value), address_of(private), done["reasons"], counts["left_out"], done["unmatched"],
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from anonymousnet.config import Config
 from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.errors import DataError, StorageError
-from anonymousnet.pipelines.samples import Item, Released, kind_of, same_suffix
+from anonymousnet.pipelines.samples import Item, Released, check_kept, kind_of, same_suffix
 from anonymousnet.pipelines.source import LISTS
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
@@ -58,16 +58,17 @@ class Job:
 
     def alias(self, *name: str) -> str:
         """A name that only the key's holder can lead back to the source's."""
-        return derive(self.key.value, "alias", self.config.release.name, *name).hex()[:32]
+        labels = [one.encode("utf-8", "surrogateescape") for one in name]
+        return derive(self.key.value, "alias", self.config.release.name, *labels).hex()[:32]
 
     def released_name(self, name: str, suffix: str) -> str:
         """What an object of the source is called in the release."""
         if self.config.bulk.names == "hashed":
             folder = {"photo": ALIGNED if self.layout == "celeba" else "photos"}.get(str(kind_of(name)), "shards")
             return f"{folder}/{self.alias(name)}{suffix}"
-        parts = PurePosixPath(name).parts
-        if ".." in parts or name.startswith("/") or "//" in name or parts[0] == RESERVED:
-            raise StorageError(f"{name}: a name that leads elsewhere cannot be kept; rename it, or use hashed names")
+        check_kept(name)
+        if PurePosixPath(name).parts[0] == RESERVED:
+            raise StorageError(f"{name}: this name is the manifest's; rename it, or use hashed names")
         # Where the format changes, so does the name; the hash keeps it apart from any other object's.
         return name if same_suffix(name, suffix) else f"{name}.{self.alias(name)[:8]}{suffix}"
 

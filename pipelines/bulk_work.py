@@ -21,10 +21,10 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from anonymousnet.data.subjects import Subjects
-from anonymousnet.errors import AnonymousNetError, ConfigError, NoFaceFound, StorageError, UnnamedSubject
+from anonymousnet.errors import AnonymousNetError, ConfigError, NoFaceFound, StorageError
 from anonymousnet.pipelines.bulk_plan import Job, Photo, Segment, Work, chunks_of
 from anonymousnet.pipelines.bulk_publish import THREADS, TRIES, publish, reason_of
-from anonymousnet.pipelines.samples import LARGEST, Item, Released, kind_of, unpack
+from anonymousnet.pipelines.samples import LARGEST, Item, Released, check_kept, kind_of, unpack
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 
 
@@ -145,12 +145,13 @@ class Protect:
             self.job.released_name(entry.name, ".jpg")  # before the work, not after it
             items = unpack(kind, got.data, self.job.config.bulk)
             return Work(entry, kind, Fetched(b"", "", got.encryption) if kind == "photo" else got, [], items)
-        except (AnonymousNetError, MemoryError, ValueError) as error:
+        except Exception as error:  # readers of archives raise nearly anything: one of them is one withheld object
             return Work(entry, kind, None, [Photo("", withheld=reason_of(error))])
 
     def _subject(self, work: Work, item: Item) -> str | None:
         """Whose photo it is: by its member's or row's name, its object's, or its object's last part."""
-        names = (f"{work.entry.name}/{item.name}", item.name, work.entry.name, work.entry.name.rsplit("/", 1)[-1])
+        inside = [name for one in (item.name, item.sample) for name in (f"{work.entry.name}/{one}", one)]
+        names = (*inside, work.entry.name, work.entry.name.rsplit("/", 1)[-1])
         if (name := self.subjects.find(*names)) is not None:
             work.named.append(name)
         return self.subjects.of(*names, budget=self.job.config.release.budget)
@@ -159,7 +160,9 @@ class Protect:
         """Whether a photo can be released at all; if not it is withheld, before it is worked on."""
         try:
             self._subject(work, item)
-        except UnnamedSubject as error:
+            if self.job.config.bulk.names == "kept" and work.kind == "webdataset":
+                check_kept(item.name.removeprefix("./"))
+        except AnonymousNetError as error:
             work.photos.append(Photo(item.name, withheld=reason_of(error)))
             return False
         return True

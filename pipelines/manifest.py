@@ -84,7 +84,7 @@ def publish_manifest(job: Job, surveyed: Survey, anonymizer: Anonymizer) -> dict
         "precision": job.form,
         "configuration": public_configuration(job),
         "population": _population(anonymizer),
-        "counts": {**{key: counts[key] for key in ("photos", "released", "quarantined", "faces")},
+        "counts": {**{key: counts[key] for key in ("photos", "released", "quarantined", "faces", "left_out")},
                    "skipped": surveyed.skipped},
         "privacy": _privacy(anonymizer, job),
         "files": dict(sorted(files.items())),
