@@ -68,7 +68,9 @@ class Job:
             return f"{folder}/{self.alias(name)}{suffix}"
         check_kept(name)
         if PurePosixPath(name).parts[0] == RESERVED:
-            raise StorageError(f"{name}: this name is the manifest's; rename it, or use hashed names")
+            raise StorageError(
+                f"{name}: a name that leads elsewhere (to the manifest) cannot be kept; rename it, or use hashed names"
+            )
         # Where the format changes, so does the name; the hash keeps it apart from any other object's.
         return name if same_suffix(name, suffix) else f"{name}.{self.alias(name)[:8]}{suffix}"
 

@@ -78,15 +78,16 @@ def table(packed: Packed) -> pa.Table:
     return pq.read_table(io.BytesIO(packed.data))
 
 
-class TestTars:
-    ODD = {
-        "0.jpg": FACE, "0.seg.png": MASK, "0.cls": PHOTOS[2], "0": PHOTOS[3], "0.txt": b"a caption", "0.npy": b"\x93NUMPY\0",
-        "0.json": json.dumps({"image": base64.b64encode(PHOTOS[4]).decode()}).encode(), "0.thumb": PHOTOS[5],
-        "0.svg": b"<svg><image href='x'/></svg>", "0.weird.anna_smith": b"hello",
-    }  # fmt: skip
+ODD = {
+    "0.jpg": FACE, "0.seg.png": MASK, "0.cls": PHOTOS[2], "0": PHOTOS[3], "0.thumb": PHOTOS[5], "0.txt": b"a caption",
+    "0.npy": b"\x93NUMPY\0", "0.json": json.dumps({"image": base64.b64encode(PHOTOS[4]).decode()}).encode(),
+    "0.svg": b"<svg><image href='x'/></svg>", "0.weird.anna_smith": b"hello",
+}  # fmt: skip
 
+
+class TestTars:
     def test_pictures_are_known_by_their_bytes(self) -> None:
-        packed = through("webdataset", shard(self.ODD), (MASK,), members="copy")
+        packed = through("webdataset", shard(ODD), (MASK,), members="copy")
         found = members(packed)
         assert len(packed.names) == 4  # the photo, and three that are no photos by name
         key = packed.names["0.jpg"].split(".")[0]
@@ -194,12 +195,11 @@ class TestTables:
     ], ids=str)  # fmt: skip
     def test_the_photos_themselves_in_any_type(self, kind: Any) -> None:
         plain: Any = {"bytes": FACE, "path": "anna.jpg"} if "struct" in str(kind) else FACE
-        values = (
-            pa.array([[plain] if "list" in str(kind) else plain])
-            if not pa.types.is_dictionary(kind)
-            else pa.array([FACE]).dictionary_encode()
-        )
-        data = parquet({"portrait": values if pa.types.is_dictionary(kind) else pa.array(values.to_pylist(), kind)})
+        if pa.types.is_dictionary(kind):
+            values = pa.array([FACE]).dictionary_encode()
+        else:
+            values = pa.array([[plain] if pa.types.is_list(kind) else plain], kind)
+        data = parquet({"portrait": values})
         new = table(through("parquet", data))
         assert len(new) == 1
         assert b"RELEASED" in str(new["portrait"].to_pylist()).encode()
