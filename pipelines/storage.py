@@ -121,7 +121,7 @@ class Folder:
         path = self.root / name
         try:
             make_folders(path.parent, self.private)
-            with (path.parent / ".lock").open("a") as lock:
+            with open(os.open(path.parent / ".lock", os.O_RDWR | os.O_CREAT, 0o600), "rb+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if (_version(path) if path.exists() else None) != version:
                     return None

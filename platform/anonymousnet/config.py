@@ -156,8 +156,9 @@ class ReleaseConfig(Section):
     budget: float | None = Field(None, gt=0)
     """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
     subjects: UserPath | None = None
-    """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. A subject's epsilons add up,
-    and one subject gets one new identity throughout a release. null: every photo is its own subject."""
+    """File of `photo,subject`, tab or `photo subject` lines (CelebA's identity list is one): whose photo it is. Their
+    epsilons add up, and one subject has one identity in a release. Under a budget, a photo that no line names is
+    withheld. null: every photo is its own subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
@@ -178,9 +179,10 @@ class BulkConfig(Section):
     faceless: Literal["withhold", "copy"] = "withhold"
     """Photos in which no face is found: withheld, or released as they are (but for metadata) and recorded as such."""
     members: Literal["drop", "copy"] = "drop"
-    """What stands beside photos in archives (other members of a tar's sample, other columns): left out, or released."""
+    """What stands beside photos in archives (members of a sample, columns): left out; or texts and numbers copied and
+    every other picture de-identified, whatever it is called; what is neither is left out."""
     image_column: str | None = None
-    """Column of Parquet files that holds the photos; null: image, img, jpg, png, photo or bytes, whichever is there."""
+    """Column of Parquet files that the rows are about; null: the first with pictures in it, usual names before others."""
 
 
 class TrainConfig(Section):
