@@ -156,9 +156,8 @@ class ReleaseConfig(Section):
     budget: float | None = Field(None, gt=0)
     """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
     subjects: UserPath | None = None
-    """File of `photo,subject`, tab or `photo subject` lines (CelebA's identity list is one): whose photo it is. Their
-    epsilons add up, and one subject has one identity in a release. Under a budget, a photo that no line names is
-    withheld. null: every photo is its own subject."""
+    """Lines of `photo subject`, or CSV: whose photo it is. A subject's epsilons add up, its new identity is one; under
+    a budget unnamed photos are withheld. null: every photo is its own subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
@@ -179,10 +178,9 @@ class BulkConfig(Section):
     faceless: Literal["withhold", "copy"] = "withhold"
     """Photos in which no face is found: withheld, or released as they are (but for metadata) and recorded as such."""
     members: Literal["drop", "copy"] = "drop"
-    """What stands beside photos in archives (members of a sample, columns): left out; or texts and numbers copied and
-    every other picture de-identified, whatever it is called; what is neither is left out."""
+    """What stands beside archived photos: dropped, or text and numbers copied, pictures protected, all else dropped."""
     image_column: str | None = None
-    """Column of Parquet files that the rows are about; null: the first with pictures in it, usual names before others."""
+    """Column of Parquet files that the rows are about; null: the first one with pictures, usual names first."""
 
 
 class TrainConfig(Section):
