@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anonymousnet.cluster.options import CONFIG, JSON, SET, bar, plain_errors, show
+from anonymousnet.data.paths import resolve_path
 
 if TYPE_CHECKING:
     from anonymousnet.config import Config
@@ -62,7 +63,7 @@ def _is_bulk(src: str, dst: str) -> bool:
     """Whether these need more than one process and a folder: S3, archives, or CelebA's layout."""
     if "://" in src or "://" in dst:
         return True
-    here = Path(src).expanduser()
+    here = resolve_path(src)
     if (here / "img_align_celeba").is_dir() and (here / "list_attr_celeba.txt").is_file():
         return True
     return here.is_dir() and any(chain(here.rglob("*.tar"), here.rglob("*.parquet")))
@@ -71,7 +72,7 @@ def _is_bulk(src: str, dst: str) -> bool:
 def _folder(src: str, dst: str, audit: str | None, config: Config, as_json: bool) -> int:
     from anonymousnet.folder import anonymize_folder
 
-    summary = anonymize_folder(Path(src), Path(dst), config, Path(audit) if audit else None, bar("photos"))
+    summary = anonymize_folder(src, dst, config, audit, bar("photos"))
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
@@ -98,7 +99,8 @@ def _bulk(
         raise
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files",
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files, "
+        f"{summary.left_out} members of archives left out",
         f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
         f"job      {summary.job} ({summary.kept} objects were done before)",
         f"manifest {summary.manifest}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,9 @@ import pyarrow.parquet as pq
 
 from anonymousnet import __version__
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.subjects import read_subjects
 from anonymousnet.errors import ClusterError, DataError, StorageError
-from anonymousnet.pipelines.bulk_plan import RESERVED, Job, Survey
+from anonymousnet.pipelines.bulk_plan import RESERVED, Job, Survey, address_of
 from anonymousnet.pipelines.bulk_publish import THREADS, put_same, tally
 from anonymousnet.pipelines.samples import FACE, as_faces
 from anonymousnet.pipelines.session import software
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from anonymousnet.anonymizer import Anonymizer
 
+log = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the manifest; raise it with every change of its meaning."""
 STATEMENT = f"{RESERVED}.json"
@@ -63,7 +66,10 @@ def publish_manifest(job: Job, surveyed: Survey, anonymizer: Anonymizer) -> dict
     """
     files = {MARKER: hashlib.sha256(marker_of(job)).hexdigest()}
     parts, counts, reasons = _Parts(job, files), Counter[str](), Counter[str]()
+    unmatched = dict.fromkeys(read_subjects(job.config.release.subjects))
     for line in records(job, surveyed.chunks):
+        for name in line["named"]:
+            unmatched.pop(name, None)
         counts.update(tally([line]))
         reasons.update(one["kind"] for one in line["withheld"])
         parts.add(line, anonymizer.mechanism.epsilon)
@@ -78,13 +84,22 @@ def publish_manifest(job: Job, surveyed: Survey, anonymizer: Anonymizer) -> dict
         "precision": job.form,
         "configuration": public_configuration(job),
         "population": _population(anonymizer),
-        "counts": {**{key: counts[key] for key in ("photos", "released", "quarantined", "faces")},
+        "counts": {**{key: counts[key] for key in ("photos", "released", "quarantined", "faces", "left_out")},
                    "skipped": surveyed.skipped},
         "privacy": _privacy(anonymizer, job),
         "files": dict(sorted(files.items())),
     }  # fmt: skip
     put_same(job.target, STATEMENT, signed(statement, job.key.value), "application/json")
-    return {**statement, "reasons": dict(sorted(reasons.items()))}
+    return {**statement, "reasons": dict(sorted(reasons.items())), "unmatched": _tell_unmatched(job, list(unmatched))}
+
+
+def _tell_unmatched(job: Job, names: list[str]) -> int:
+    """Say how many lines of the list of subjects name no photo; which, the audit place keeps."""
+    where = f"{job.run}/unmatched.jsonl"
+    if told := read_subjects(job.config.release.subjects).told(names, f"{address_of(job.audit)}/{where}"):
+        put_same(job.audit, where, "".join(json.dumps({"photo": name}) + "\n" for name in names).encode())
+        log.warning(told)
+    return len(names)
 
 
 class _Parts:

@@ -38,7 +38,7 @@ from anonymousnet.nets.embedder import Embedder
 from anonymousnet.parts import Parts
 from anonymousnet.privacy.ledger import Ledger, Spend
 from anonymousnet.privacy.mechanism import Mechanism, covers
-from anonymousnet.privacy.randomness import derive, load_key
+from anonymousnet.privacy.randomness import check_key, derive, load_key
 from anonymousnet.stage import Stage
 
 READERS = ("attributes", "surroundings")
@@ -99,11 +99,11 @@ class Anonymizer:
     def load(cls, config: Config | None = None, key: bytes | None = None) -> Anonymizer:
         """Read and verify all weights. `key`: 32 secret bytes; by default those of `release.key_file`.
 
-        Raises WeightsError, ConfigError.
+        Raises WeightsError, ConfigError, PrivacyError for a key of another length.
         """
         config = config or Config()
         parts = Parts(config)
-        secret = key if key is not None else load_key(config.release.key_file.expanduser())
+        secret = check_key(key) if key is not None else load_key(config.release.key_file)
         return cls.of(parts, secret, parts.stages(config))
 
     @classmethod

@@ -20,6 +20,7 @@ from anonymousnet.config_section import Section
 from anonymousnet.config_serve import ServeConfig
 from anonymousnet.config_serve import TuringConfig as TuringConfig
 from anonymousnet.data.attributes import ATTRIBUTES, RegionName
+from anonymousnet.data.paths import UserPath, resolve_path
 from anonymousnet.errors import ConfigError
 
 STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
@@ -69,7 +70,7 @@ class ObfuscateConfig(Section):
     that the new face fits its photo. They spend no epsilon; those in `keep` or `protect` are left to those."""
     protect: tuple[str, ...] = ()
     """If given, only these spend epsilon; all others (but `keep` and `follow`) are drawn from the population alone."""
-    population: Path | None = None
+    population: UserPath | None = None
     """A population file written by `anonymousnet population`; null: CelebA's, which is shipped."""
 
     @property
@@ -150,15 +151,15 @@ class ReleaseConfig(Section):
 
     name: str = Field("default", min_length=1, max_length=200)
     """The unit of the ledger: one run over one data set. Same photo, key and name: same bytes."""
-    key_file: Path = Path("~/.anonymousnet/key")
+    key_file: UserPath = Path("~/.anonymousnet/key")
     """32 secret bytes that all randomness is derived from; made on first use, mode 0600."""
-    ledger: Path | None = None
+    ledger: UserPath | None = None
     """SQLite file that records what every subject has spent, over all releases; null: nothing is recorded."""
     budget: float | None = Field(None, gt=0)
     """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
-    subjects: Path | None = None
-    """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. A subject's epsilons add up,
-    and one subject gets one new identity throughout a release. null: every photo is its own subject."""
+    subjects: UserPath | None = None
+    """Lines of `photo subject`, or CSV: whose photo it is. A subject's epsilons add up, its new identity is one; under
+    a budget unnamed photos are withheld. null: every photo is its own subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
@@ -179,9 +180,9 @@ class BulkConfig(Section):
     faceless: Literal["withhold", "copy"] = "withhold"
     """Photos in which no face is found: withheld, or released as they are (but for metadata) and recorded as such."""
     members: Literal["drop", "copy"] = "drop"
-    """What stands beside photos in archives (other members of a tar's sample, other columns): left out, or released."""
+    """What stands beside archived photos: dropped, or text and numbers copied, pictures protected, all else dropped."""
     image_column: str | None = None
-    """Column of Parquet files that holds the photos; null: image, img, jpg, png, photo or bytes, whichever is there."""
+    """Column of Parquet files that the rows are about; null: the first one with pictures, usual names first."""
 
 
 class TrainConfig(Section):
@@ -269,7 +270,7 @@ class Config(Section):
         tree: Any = {}
         if path is not None:
             try:
-                tree = yaml.safe_load(Path(path).read_text()) or {}
+                tree = yaml.safe_load(resolve_path(path).read_text()) or {}
             except OSError as error:
                 raise ConfigError(f"cannot read config {path}: {error.strerror}; check the path") from error
             except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from anonymousnet import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
-from anonymousnet.errors import ConfigError, NoFaceFound, StorageError, WeightsError
+from anonymousnet.errors import ConfigError, NoFaceFound, PrivacyError, StorageError, WeightsError
 from anonymousnet.folder import Summary, anonymize_folder
 
 
@@ -304,3 +305,44 @@ def test_a_file_name_that_is_not_utf_8_is_no_trouble(photos: Path, config: Confi
     (tmp_path / "in" / odd).write_bytes((photos / "good-0.jpg").read_bytes())
     assert anonymize_folder(tmp_path / "in", tmp_path / "out", config).released == 1
     assert (tmp_path / "out" / odd).exists()
+
+
+def test_a_list_from_a_spreadsheet_bounds_what_one_person_spends(
+    photos: Path, small_weights: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a byte order mark, names with blanks and an NFC name for an NFD file; and one photo that nobody names."""
+    names = ["first.jpg", "Jane Doe 1.jpg", unicodedata.normalize("NFD", "Zoë.jpg"), "unnamed.jpg"]
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(names):
+        (tmp_path / "in" / name).write_bytes((photos / f"good-{2 * i}.jpg").read_bytes())
+    listed = ["first.jpg jane", "Jane Doe 1.jpg jane", f"{unicodedata.normalize('NFC', 'Zoë.jpg')} jane", "typed.jpg x"]
+    (tmp_path / "who").write_text("\n".join(listed), encoding="utf-8-sig")
+    settings = [f"release.ledger={tmp_path}/ledger", "release.budget=10", f"release.subjects={tmp_path}/who"]
+    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", Config.load(None, [*small_weights, *settings]))
+    assert (summary.released, summary.unmatched) == (1, 1)
+    assert summary.reasons == {"BudgetExceeded": 2, "UnnamedSubject": 1}
+    assert "1 of 4 lines match no photo, such as 'typed.jpg'" in caplog.text
+    told = tmp_path / "out-private" / "unmatched.jsonl"
+    assert json.loads(told.read_text()) == {"photo": "typed.jpg"}
+    assert told.stat().st_mode & 0o777 == 0o600
+    assert b"typed.jpg" not in b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def test_paths_are_read_as_they_are_typed(
+    photos: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.jpg").write_bytes((photos / "good-0.jpg").read_bytes())
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert anonymize_folder("../in", ".", config).private == str(tmp_path / "empty-private")
+    assert (tmp_path / "empty" / "one.jpg").exists()
+    summary = anonymize_folder("../in/one.jpg", "~/out", config, "~/deep/audit")
+    assert summary.private == str(tmp_path / "home" / "deep" / "audit")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "home" / "deep" / "audit").iterdir()}
+    assert (modes, (tmp_path / "home" / "deep" / "audit").stat().st_mode & 0o777) == ({0o600}, 0o700)
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(PrivacyError, match="chmod 700"):
+        anonymize_folder("../in", "../other", config, "../open")
+    assert not (tmp_path / "other").exists()

@@ -15,7 +15,9 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import (
+    ConfigError,
     EmptyImage,
     ImageError,
     ImageTooLarge,
@@ -84,11 +86,11 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
     if isinstance(source, bytes):
         return _from_stream(io.BytesIO(source), f"{len(source)} bytes", max_pixels)
     try:
-        with open(source, "rb") as stream:
+        with open(resolve_path(source), "rb") as stream:
             return _from_stream(stream, str(source), max_pixels)
     except OSError as error:
         raise StorageError(f"cannot read {source}: {error.strerror}; check path and rights") from error
-    except ValueError as error:  # a NUL character in the path
+    except ConfigError as error:
         raise StorageError(f"cannot read {str(source)!r}: {error}; check the path") from error
 
 

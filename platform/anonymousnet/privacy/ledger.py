@@ -37,8 +37,10 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
+from anonymousnet.data.paths import resolve_path
+from anonymousnet.data.store import check_private, claim_name, seal_file
 from anonymousnet.errors import BudgetExceeded, LedgerError, PrivacyError
-from anonymousnet.privacy.randomness import derive
+from anonymousnet.privacy.randomness import check_key, derive
 
 VERSION = 1
 """Version of the tables; a newer one is refused."""
@@ -83,9 +85,9 @@ class Ledger:
         """
         if budget is not None and not budget > 0:
             raise PrivacyError(f"ledger budget: expected more than 0, got {budget:g}; None means no limit")
-        self.path = path.expanduser()
+        self.path = resolve_path(path)
         self.budget = budget
-        self._key = key
+        self._key = check_key(key)
         self._lock = threading.Lock()
         with self._explained():
             if not self.path.exists():
@@ -93,6 +95,7 @@ class Ledger:
             self._db = _open(self.path)
             try:
                 self._check()
+                check_private(self.path.stat().st_mode, self.path)
             except BaseException:
                 self._db.close()
                 raise
@@ -252,8 +255,12 @@ def _create(path: Path, mark: bytes) -> None:
     """Make the whole ledger under another name first: no process ever sees half of one, and one of many wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        try:
+            seal_file(file, path)
+        finally:
+            os.close(file)  # before SQLite opens it: closing it later would drop SQLite's locks
         database = sqlite3.connect(draft, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
         database.executescript(
@@ -261,8 +268,7 @@ def _create(path: Path, mark: bytes) -> None:
         )
         database.execute("INSERT INTO meta VALUES ('key', ?)", (mark,))
         database.close()
-        with contextlib.suppress(FileExistsError):  # another process was first: its ledger is the ledger
-            os.link(draft, path)
+        claim_name(draft, path)  # where another process was first, its ledger is the ledger
     finally:
         for suffix in ("", "-wal", "-shm"):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import DataError
 from anonymousnet.privacy.groups import GROUPS, Group, complete, learn_groups
 
@@ -88,7 +89,7 @@ class Population:
 
     def save(self, path: Path) -> None:
         """Write the counts as JSON."""
-        path.write_text(self.text())
+        resolve_path(path).write_text(self.text())
 
     def text(self) -> str:
         """The counts as JSON, the same for the same population."""
@@ -111,7 +112,7 @@ class Population:
         """Read a file written by `save`. Raises DataError saying what is wrong with it."""
         remedy = "write it anew with `anonymousnet population`"
         try:
-            tree = json.loads(path.read_text())
+            tree = json.loads(resolve_path(path).read_text())
         except OSError as error:
             raise DataError(f"population file {path}: cannot be read ({error.strerror}); check the path") from error
         except ValueError as error:

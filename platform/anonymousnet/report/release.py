@@ -41,6 +41,7 @@ KINDS: dict[str, str] = {
     "ImageTooLarge": "the picture has more pixels than allowed",
     "StorageError": "the file could not be opened",
     "BudgetExceeded": "the privacy budget of the person in it was used up",
+    "UnnamedSubject": "a budget is set, and nobody said who is in it",
 }
 """Kinds of quarantine (names of errors) in plain words."""
 
