@@ -34,6 +34,8 @@ class AlignConfig(Section):
     """Score above which the detector's answer counts as a face. Low on purpose: a face missed is a face unprotected."""
     detector_side: int = Field(1024, ge=64, le=8192)
     """Photos are shrunk so that their longer side is at most this many pixels before detection."""
+    epsilon: float = Field(0.0, ge=0)
+    """What the place of a crop, drawn on a coarse grid, may spend on lying nearer to its face; counted per face."""
     landmarks: str | None = "landmarks"
     """Network whose 68 landmarks place the crop, by name or path; null: the detector's five points do."""
     max_pixels: int = Field(64_000_000, ge=1)
@@ -53,7 +55,7 @@ class ObfuscateConfig(Section):
     """Stage II: what may be said about the face."""
 
     epsilon: float | None = Field(10.0, gt=0)
-    """Total epsilon one image may spend on its 40 attributes; null: `gamma` decides."""
+    """Total epsilon one face may spend on its 40 attributes, a photo of n faces n times that; null: `gamma` decides."""
     gamma: float | None = Field(None, ge=0, le=1)
     """Probability of keeping a group's true values; set it only when epsilon is null."""
     split: Literal["equal", "sensitivity"] = "equal"
@@ -153,10 +155,15 @@ class ReleaseConfig(Section):
     ledger: Path | None = None
     """SQLite file that records what every subject has spent, over all releases; null: nothing is recorded."""
     budget: float | None = Field(None, gt=0)
-    """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
+    """Most epsilon one subject may spend over all releases in the ledger, all faces in all photos together; photos that
+    exceed it are withheld."""
+    allow_unprotected: bool = False
+    """Whether the ledger writes kept attributes and strengths below 1 down, as infinite epsilon; else they are refused
+    where there is a ledger. A budget never allows them."""
     subjects: Path | None = None
-    """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. A subject's epsilons add up,
-    and one subject gets one new identity throughout a release. null: every photo is its own subject."""
+    """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. All faces in it are charged to
+    that subject, whose epsilons add up, and who gets one new identity throughout a release. Several subjects with tabs
+    between them are those of the faces, left to right. null: a photo and its near-duplicates are one subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
@@ -166,6 +173,8 @@ class ReleaseConfig(Section):
     def _budget_needs_a_ledger(self) -> Self:
         if self.budget is not None and self.ledger is None:
             raise ValueError("a budget needs a ledger to count in; set release.ledger to a file")
+        if self.budget is not None and self.allow_unprotected:
+            raise ValueError("what is unprotected costs infinitely much, which no budget has; set budget to null")
         return self
 
 
@@ -257,6 +266,22 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     scale: ScaleConfig = ScaleConfig()
     serve: ServeConfig = ServeConfig()
+
+    @property
+    def unprotected(self) -> tuple[str, ...]:
+        """Settings that let something out unprotected, by name."""
+        kept, whole = bool(self.obfuscate.keep), self.synthesize.strength < 1
+        return (("obfuscate.keep",) if kept else ()) + (("synthesize.strength",) if whole else ())
+
+    @model_validator(mode="after")
+    def _ledgers_count_what_is_protected(self) -> Self:
+        if self.unprotected and self.release.ledger is not None and not self.release.allow_unprotected:
+            raise ValueError(
+                f"{' and '.join(self.unprotected)} let something out unprotected: it costs infinitely much, and "
+                "the ledger refuses; keep no attribute and set synthesize.strength to 1, or set "
+                "release.allow_unprotected to true"
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:
