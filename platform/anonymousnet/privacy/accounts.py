@@ -93,8 +93,8 @@ def sketch(
 def distances(one: bytes, others: Sequence[bytes]) -> Floats:
     """Of one sketch to each of N others: 0 for the same, about 1 for another photo.
 
-    Root mean square difference where both are visible, over the spread of colours there. Where next to nothing of
-    either photo is visible, nothing tells them apart, and it is 0.
+    Root mean square difference where both are visible, over the spread of colours there. Where next to nothing is
+    visible of both photos, nothing tells them apart, and it is 0; of one of them alone, infinite.
     """
     if not others:
         return np.zeros(0)

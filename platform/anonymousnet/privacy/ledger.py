@@ -210,9 +210,9 @@ class Ledger:
 
     def _subject(self, item: Spend) -> bytes:
         """Whose epsilon it is, and from now on stays: of one photo always the same."""
-        own = self._hashed("subject", item.subject)
         if item.sketch is None:
-            return own
+            return self._hashed("subject", item.subject)
+        own = self._hashed("photo's account", item.scope, item.subject)
         known = self._db.execute("SELECT subject FROM aliases WHERE alias = ?", (own,)).fetchone()
         if known is not None:
             return bytes(known[0])
@@ -246,8 +246,8 @@ class Ledger:
     def _number(self, query: str, *values: bytes) -> float:
         return float(self._db.execute(query, values).fetchone()[0] or 0.0)
 
-    def _hashed(self, what: str, value: bytes) -> bytes:
-        return derive(self._key, "ledger", what, value)[:16]
+    def _hashed(self, what: str, *values: bytes) -> bytes:
+        return derive(self._key, "ledger", what, *values)[:16]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
