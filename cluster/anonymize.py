@@ -76,7 +76,7 @@ def _folder(src: str, dst: str, audit: str | None, config: Config, as_json: bool
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
-        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
         f"report   {summary.report}",
         f"private  {summary.private}",
     ])  # fmt: skip
@@ -101,13 +101,19 @@ def _bulk(
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files, "
         f"{summary.left_out} members of archives left out",
-        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
         f"job      {summary.job} ({summary.kept} objects were done before)",
         f"manifest {summary.manifest}",
         f"signer   {summary.signer}",
         f"private  {summary.private}",
     ])  # fmt: skip
     return summary.quarantined
+
+
+def _epsilons(face: float, photo: float, largest: float, t: float, strength: float) -> str:
+    return (
+        f"epsilon {face:.2f} per face, {photo:.2f} per photo (at most {largest:.2f}), t {t:.3f}, strength {strength:g}"
+    )
 
 
 def _bar(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:

@@ -59,6 +59,11 @@ class BulkSummary:
     photos_per_second: float
     """Of what this command did; Ray's start-up included."""
     epsilon: float
+    """Of each face."""
+    photo_epsilon: float
+    """Mean over released photos with faces of the epsilon of a photo, the sum over its faces."""
+    max_photo_epsilon: float
+    """The largest of them."""
     t: float
     strength: float
     guarantee: str
@@ -110,7 +115,8 @@ def anonymize_bulk(
     return BulkSummary(
         job.id, job.run, counts["photos"], counts["released"], counts["quarantined"], counts["faces"],
         counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
-        privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"],
+        privacy["epsilon_per_face"], privacy["mean_epsilon_per_photo"], privacy["max_epsilon_per_photo"], privacy["t"],
+        privacy["strength"], privacy["covers"],
         address_of(replace_name(target, "manifest.json")),
         signer_of(job.key.value), address_of(private), done["reasons"], counts["left_out"], done["unmatched"],
     )  # fmt: skip

@@ -93,6 +93,8 @@ class Photo:
     """Kind of error, and the reason."""
     spends: list[Spend] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
+    account: str = ""
+    """Whose epsilon it is: public. Empty without faces."""
 
 
 @dataclass(slots=True)

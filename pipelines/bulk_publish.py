@@ -34,8 +34,7 @@ class Books:
 
     def __init__(self, job: Job) -> None:
         release = job.config.release
-        assert release.ledger is not None
-        self.ledger = Ledger(release.ledger, release.budget, key=job.key.value)
+        self.ledger = Ledger.of(release, job.key.value)
 
     def spend(self, photos: list[list[Spend]]) -> list[tuple[str, str] | None]:
         """Record each photo; why it may not be released, or None. Raises LedgerError."""
@@ -79,6 +78,7 @@ def tally(lines: list[dict[str, Any]]) -> dict[str, int]:
 def _publish(job: Job, work: Work) -> dict[str, Any]:
     """Put one object, if anything of it may be let out; its record."""
     released = {photo.name: photo.released for photo in work.photos if photo.released is not None}
+    accounts = {photo.name: photo.account for photo in work.photos}
     record: dict[str, Any] = {"source": work.entry.name, "object": None, "sha256": None}
     packed = _packed(job, work, released)
     data, names = packed.data, packed.names
@@ -89,7 +89,8 @@ def _publish(job: Job, work: Work) -> dict[str, Any]:
         put_same(job.target, record["object"], data, CONTENT_TYPES[suffix], dict(work.fetched.encryption))  # type: ignore[union-attr]
     record["photos"] = [
         {"photo": names[name], "alias": job.alias(work.entry.name, name),
-         "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces}
+         "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces,
+         "account": accounts[name]}
         for name, one in released.items() if name in names
     ]  # fmt: skip
     lost = ("SampleWithheld", "another photo of its sample was withheld")

@@ -179,7 +179,8 @@ class Protect:
                 raise done
             else:
                 image, faces = done.release.image, _faces(done)
-                photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done))
+                photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done),
+                              account=done.prepared.account)  # fmt: skip
             data, suffix = encode_photo(image, settings.release.format, settings.release.quality)
         except Exception as error:  # encoders fed odd sizes raise nearly anything: withheld, and the job goes on
             return Photo(item.name, withheld=reason_of(error))

@@ -33,6 +33,8 @@ class ApiKey(BaseModel):
     name: str = Field(pattern=f"^{NAME}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     max_epsilon: float | None = Field(None, gt=0)
+    """Most epsilon of a photo, all its faces together, whatever settings it comes of. Then nothing is let out
+    unprotected, and no bulk jobs are started."""
     min_strength: float | None = Field(None, ge=0, le=1)
     budget: float | None = Field(None, gt=0)
     """Most epsilon that all photos of this key may spend together."""

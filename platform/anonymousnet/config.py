@@ -56,7 +56,7 @@ class ObfuscateConfig(Section):
     """Stage II: what may be said about the face."""
 
     epsilon: float | None = Field(10.0, gt=0)
-    """Total epsilon one image may spend on its 40 attributes; null: `gamma` decides."""
+    """Total epsilon one face may spend on its 40 attributes, a photo of n faces n times that; null: `gamma` decides."""
     gamma: float | None = Field(None, ge=0, le=1)
     """Probability of keeping a group's true values; set it only when epsilon is null."""
     split: Literal["equal", "sensitivity"] = "equal"
@@ -156,10 +156,16 @@ class ReleaseConfig(Section):
     ledger: UserPath | None = None
     """SQLite file that records what every subject has spent, over all releases; null: nothing is recorded."""
     budget: float | None = Field(None, gt=0)
-    """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
+    """Most epsilon one subject may spend over all releases in the ledger, all faces in all photos together; photos that
+    exceed it are withheld."""
+    allow_unprotected: bool = False
+    """Whether the ledger writes kept attributes and strengths below 1 down, as infinite epsilon; else they are refused
+    where there is a ledger. A budget never allows them."""
     subjects: UserPath | None = None
-    """Lines of `photo subject`, or CSV: whose photo it is. A subject's epsilons add up, its new identity is one; under
-    a budget unnamed photos are withheld. null: every photo is its own subject."""
+    """Lines of `photo subject`, or CSV: whose photo it is. All faces in it are charged to that subject, whose epsilons
+    add up, and who gets one new identity throughout a release. Several subjects with tabs between them are those of the
+    faces, left to right. Under a budget unnamed photos are withheld. null: a photo and its near-duplicates are one
+    subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
@@ -169,6 +175,8 @@ class ReleaseConfig(Section):
     def _budget_needs_a_ledger(self) -> Self:
         if self.budget is not None and self.ledger is None:
             raise ValueError("a budget needs a ledger to count in; set release.ledger to a file")
+        if self.budget is not None and self.allow_unprotected:
+            raise ValueError("what is unprotected costs infinitely much, which no budget has; set budget to null")
         return self
 
 
@@ -260,6 +268,22 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     scale: ScaleConfig = ScaleConfig()
     serve: ServeConfig = ServeConfig()
+
+    @property
+    def unprotected(self) -> tuple[str, ...]:
+        """Settings that let something out unprotected, by name."""
+        kept, whole = bool(self.obfuscate.keep), self.synthesize.strength < 1
+        return (("obfuscate.keep",) if kept else ()) + (("synthesize.strength",) if whole else ())
+
+    @model_validator(mode="after")
+    def _ledgers_count_what_is_protected(self) -> Self:
+        if self.unprotected and self.release.ledger is not None and not self.release.allow_unprotected:
+            raise ValueError(
+                f"{' and '.join(self.unprotected)} let something out unprotected: it costs infinitely much, and "
+                "the ledger refuses; keep no attribute and set synthesize.strength to 1, or set "
+                "release.allow_unprotected to true"
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:

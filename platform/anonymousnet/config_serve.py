@@ -84,13 +84,15 @@ class ServeConfig(Section):
     min_epsilon: float = Field(0.1, gt=0)
     """Least epsilon a request may ask for."""
     max_epsilon: float = Field(20, gt=0)
-    """Largest epsilon a request may ask for; a key may lower it."""
+    """Largest epsilon of a face, whatever settings it comes of. A key's own, which may be less, holds for all faces of
+    a photo together."""
     min_strength: float = Field(0.2, ge=0, le=1)
-    """Least strength a request may ask for; a key may raise it."""
+    """Least strength a request may ask for; a key may raise it. 1 wherever nothing may be kept (see keepable)."""
     max_perturbation: float = Field(10 / 255, ge=0, le=0.25)
     """Largest perturbation a request may ask for."""
-    keepable: tuple[str, ...] | None = None
-    """Attributes that a request may keep; null: any."""
+    keepable: tuple[str, ...] = ()
+    """Attributes that a request may keep, unprotected; none where there is a ledger, unless release.allow_unprotected
+    is set, nor with a key that has a max_epsilon or a budget."""
     buckets: tuple[str, ...] = ()
     """Buckets, or prefixes such as s3://photos/public, that bulk jobs may read and write; none: no bulk jobs."""
     audit: str | None = None

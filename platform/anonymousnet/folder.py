@@ -47,6 +47,10 @@ class Summary:
     photos_per_second: float
     epsilon: float
     """Mean over released faces of the epsilon spent on a face's attributes."""
+    photo_epsilon: float
+    """Mean over released photos of the epsilon of a photo, the sum over its faces."""
+    max_photo_epsilon: float
+    """The largest of them."""
     t: float
     """Largest expected distance of a released marginal from the population."""
     strength: float
@@ -217,6 +221,7 @@ _SAME_SUFFIX = {".jpg": (".jpg", ".jpeg", ".jpe", ".jfif")}
 
 def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
     epsilons = [row["epsilon"] for row in job.rows]
+    of_photos = [row["photo_epsilon"] for row in job.rows if row["face"] == 0]
     reasons: dict[str, int] = {}
     for entry in job.withheld:
         reasons[entry["kind"]] = reasons.get(entry["kind"], 0) + 1
@@ -228,6 +233,8 @@ def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
         seconds=round(seconds, 3),
         photos_per_second=round(photos / seconds, 3),
         epsilon=sum(epsilons) / len(epsilons) if epsilons else 0.0,
+        photo_epsilon=sum(of_photos) / len(of_photos) if of_photos else 0.0,
+        max_photo_epsilon=max(of_photos, default=0.0),
         t=max((row["t"] for row in job.rows), default=0.0),
         strength=job.config.synthesize.strength,
         guarantee=job.rows[0]["covers"] if job.rows else "nothing was released",
@@ -264,7 +271,8 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     ]  # fmt: skip
     schema = pa.schema([
         ("photo", pa.string()), ("face", pa.int32()), ("sha256", pa.string()), ("width", pa.int32()),
-        ("height", pa.int32()), ("epsilon", pa.float64()), ("t", pa.float64()), ("covers", pa.string()),
+        ("height", pa.int32()), ("epsilon", pa.float64()), ("photo_epsilon", pa.float64()), ("account", pa.string()),
+        ("t", pa.float64()), ("covers", pa.string()),
         ("unprotected", pa.string()), ("strength", pa.float64()), ("region", pa.string()),
         ("perturbation", pa.float64()), ("weights", pa.string()), ("precision", pa.string()),
         *[(name, pa.bool_()) for name in ATTRIBUTES],

@@ -111,9 +111,9 @@ def test_a_key_is_never_shown() -> None:
 
 
 def test_a_statement_is_believed_only_as_it_was_signed() -> None:
-    data = signed({"format": 1, "counts": {"released": 3}}, KEY)
-    assert data == signed({"counts": {"released": 3}, "format": 1}, KEY)
-    assert opened(data) == ({"format": 1, "counts": {"released": 3}}, signer_of(KEY))
+    data = signed({"format": 2, "counts": {"released": 3}}, KEY)
+    assert data == signed({"counts": {"released": 3}, "format": 2}, KEY)
+    assert opened(data) == ({"format": 2, "counts": {"released": 3}}, signer_of(KEY))
     whole = json.loads(data)
     whole["statement"]["counts"]["released"] = 4
     with pytest.raises(DataError, match="its signature is wrong"):

@@ -2,6 +2,7 @@
 
     photo,subject           CSV, with quotes where a name needs them; this first line may be left out
     photo<TAB>subject
+    photo,subject,subject   several: those of the faces, left to right (with tabs as well)
     photo subject           the last blank parts them: photos' names may hold blanks, subjects' may not
 
 UTF-8, with or without a byte order mark. A name is the photo's relative name, or its file name alone. Names are
@@ -23,12 +24,14 @@ SHOWN = 3
 """Names that an error or a summary quotes; all of them are for the private folder."""
 _EXPECTED = "expected lines of `photo,subject`, `photo<TAB>subject` or `photo subject`"
 _HEADER = ["photo", "subject"]
+BETWEEN = "\t"
+"""Stands between the names of several faces."""
 
 Pair = list[str]
 
 
 class Subjects(Mapping[str, str]):
-    """Photo -> subject, both in NFC; `of` finds a photo by any of its names. PRIVATE."""
+    """Photo -> subject (several with `BETWEEN` between them), in NFC; `of` finds a photo by any of its names. PRIVATE."""
 
     def __init__(self, pairs: Mapping[str, str], given: bool = True) -> None:
         """`given`: whether there is a list at all; without one every photo is its own subject."""
@@ -120,9 +123,9 @@ def _by_blank(line: str) -> Pair | None:
 
 
 def _whole(fields: list[str]) -> Pair | None:
-    """Two fields with something in each, or nothing."""
-    fields = [_plain(field.strip()) for field in fields]
-    return fields if len(fields) == 2 and all(fields) else None
+    """A photo and its subject or subjects, or nothing where a field is empty."""
+    photo, *subjects = (_plain(field.strip()) for field in fields)
+    return [photo, BETWEEN.join(subjects)] if subjects and all((photo, *subjects)) else None
 
 
 def _agreed(pairs: list[tuple[int, Pair]], path: Path) -> dict[str, str]:

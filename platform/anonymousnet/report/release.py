@@ -93,6 +93,8 @@ def release_page(
         reasons=reasons,
         finite=math.isfinite(summary.epsilon),
         factor=_factor(summary.epsilon),
+        counted=config.release.ledger is not None,
+        named=config.release.subjects is not None,
         kept=[_words(name) for name in config.obfuscate.keep],
         outside=[_words(name) for name in ATTRIBUTES if _outside(name, config)] if summary.strength > 0 else [],
         followed=[_words(name) for name in ATTRIBUTES if name in config.obfuscate.followed],
