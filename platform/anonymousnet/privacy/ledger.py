@@ -38,7 +38,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from anonymousnet.data.paths import resolve_path
-from anonymousnet.data.store import check_private, claim_name, seal_file
+from anonymousnet.data.store import claim_name, seal_file, seal_path
 from anonymousnet.errors import BudgetExceeded, LedgerError, PrivacyError
 from anonymousnet.privacy.randomness import check_key, derive
 
@@ -95,7 +95,7 @@ class Ledger:
             self._db = _open(self.path)
             try:
                 self._check()
-                check_private(self.path.stat().st_mode, self.path)
+                seal_path(self.path)
             except BaseException:
                 self._db.close()
                 raise
