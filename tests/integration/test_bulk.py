@@ -356,7 +356,8 @@ def test_archives(members: str, tmp_path: Path, face: np.ndarray, small_weights:
     source.mkdir()
     good, wall = jpeg(face), jpeg(np.full((90, 120, 3), 180, np.uint8))
     (source / "s.tar").write_bytes(shard({
-        "anna.jpg": good, "anna.seg.png": wall, "anna.txt": b"hello", "anna.npy": b"\0", "w.jpg": wall, "w.txt": b"wall",
+        "anna.jpg": good, "anna.seg.png": wall, "anna.txt": b"hello", "anna.npy": b"\0", "w.jpg": wall,
+        "w.txt": b"wall",
     }))  # fmt: skip
     (source / "bad.tar").write_bytes(b"no tar")
     table = pa.table({"image": [good, wall, b""], "caption": ["one", "two", "three"], "attributes": [1, 2, 3]})
