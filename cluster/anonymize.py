@@ -51,7 +51,7 @@ def anonymize(
     from anonymousnet.config import Config
 
     config = Config.load(config_file, overrides)
-    if address or workers or _is_bulk(src, dst):
+    if address or workers or _is_bulk(src, dst) or "://" in (audit or ""):
         quarantined = _bulk(src, dst, audit, config, address, workers, endpoint_url, as_json)
     else:
         quarantined = _folder(src, dst, audit, config, as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 from anonymousnet.data.paths import beside, resolve_path
@@ -17,7 +18,8 @@ def open_places(src: str, dst: str, audit: str | None, endpoint_url: str | None)
 
     Raises ConfigError (they overlap, the audit place is missing, the release holds other files), StorageError.
     """
-    source, target, private = _places(src, dst, audit, endpoint_url)
+    given = None if audit is None else os.fspath(audit)
+    source, target, private = _places(os.fspath(src), os.fspath(dst), given, endpoint_url)
     _check_target(target)
     if isinstance(private, Folder):
         private_folder(private.root)

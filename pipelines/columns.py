@@ -52,7 +52,7 @@ def find_primary(table: Any, asked: str | None) -> str:
 
     Raises DataError naming the columns and their types.
     """
-    usable = [f.name for f in table.schema if f.name not in OURS[1:] and _has_bytes(plain_type(f.type))]
+    usable = [f.name for f in table.schema if f.name not in OURS and _has_bytes(plain_type(f.type))]
     if asked is not None:
         usable = [name for name in usable if name == asked]
     usual = [name for name in USUAL if name in usable]

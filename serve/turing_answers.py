@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anonymousnet.data.paths import resolve_path
-from anonymousnet.data.store import check_private, private_folder, seal_file
+from anonymousnet.data.store import private_folder, seal_file, seal_path
 from anonymousnet.errors import ConfigError, StorageError
 from anonymousnet.serve.turing_trials import Answer, Choice, Task, Trial
 
@@ -86,7 +86,7 @@ class Answers:
                     seal_file(handle, self.path)
                 finally:
                     os.close(handle)
-            check_private(self.path.stat().st_mode, self.path)
+            seal_path(self.path)
             with contextlib.closing(sqlite3.connect(self.path, timeout=10)) as db:
                 db.execute(_SCHEMA)
                 with db:

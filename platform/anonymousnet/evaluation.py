@@ -173,6 +173,8 @@ def _check_out(release: Path, out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a folder, found a file; choose another")
+    if out.exists():
+        private_folder(out)  # one that others can read is told before the work
 
 
 def _recognisers(asked: Sequence[str], config: Config) -> tuple[tuple[str, ...], list[str]]:

@@ -349,6 +349,8 @@ def test_paths_are_read_as_they_are_typed(
     with pytest.raises(PrivacyError, match="chmod 700"):
         anonymize_folder("../in", "../other", config, "../open")
     assert not (tmp_path / "other").exists()
+
+
 def _ledger(config: Config) -> Ledger:
     found = Anonymizer.load(config).ledger()
     assert found is not None

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from anonymousnet.align.region import FACE
-from anonymousnet.align.warp import hidden
+from anonymousnet.align.warp import owners
 from anonymousnet.data.synthetic import render_page
 from anonymousnet.errors import ProtectionFailed
 from anonymousnet.privacy import accounts
@@ -28,7 +28,7 @@ def placed(rgb: np.ndarray, shift: float = 0.0) -> np.ndarray:
 
 def sketched(rgb: np.ndarray, shift: float = 0.0) -> bytes:
     matrices = placed(rgb, shift)
-    covered = hidden(rgb.shape[:2], matrices, PX, FACE)
+    covered = owners(rgb.shape[:2], matrices, PX, FACE) > 0
     return accounts.sketch(np.where(covered[..., None], np.uint8(0), rgb), covered, matrices, PX, FACE)
 
 
@@ -68,7 +68,7 @@ def test_other_photos_are_far(photos: list[np.ndarray]) -> None:
 
 def test_nothing_hidden_is_in_it(photos: list[np.ndarray]) -> None:
     photo = photos[0]
-    covered = hidden(photo.shape[:2], placed(photo), PX, FACE)
+    covered = owners(photo.shape[:2], placed(photo), PX, FACE) > 0
     noise = np.random.default_rng(0).integers(0, 256, photo.shape, np.uint8)
     assert sketched(np.where(covered[..., None], noise, photo)) == sketched(photo)
 

@@ -58,9 +58,9 @@ def test_every_way_of_writing_a_path(home: Path) -> None:
     assert beside(resolve_path("."), "-private") == work.parent / "work-private"
 
 
-@pytest.mark.parametrize("text", ["", "a\0b", "~nobody-of-that-name/x"])
-def test_what_is_no_path_is_told(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected a path|no home folder"):
+@pytest.mark.parametrize("text", ["", "a\0b", "~nobody-of-that-name/x", "s3://bucket/x", Path("s3://bucket/x")])
+def test_what_is_no_path_is_told(text: str | Path) -> None:
+    with pytest.raises(ConfigError, match="expected a path|no home folder|got an address"):
         resolve_path(text)
 
 

@@ -7,12 +7,16 @@ key_file: UserPath              # a setting: a relative path is the driver's, `~
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator
 
 from anonymousnet.errors import ConfigError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""s3://bucket, and what a Path makes of it: as a path it would be a folder `s3:` here, open to others."""
 
 
 def resolve_path(text: str | Path) -> Path:
@@ -24,6 +28,8 @@ def resolve_path(text: str | Path) -> Path:
     plain = os.fspath(text)
     if not plain or "\0" in plain:
         raise ConfigError(f"expected a path, got {plain!r}; leave the setting out, or write a folder or file")
+    if _ADDRESS.match(plain):
+        raise ConfigError(f"{plain}: expected a folder or file of this machine, got an address; write a path")
     expanded = os.path.expanduser(plain)
     if (plain.startswith("~") and not os.path.isabs(expanded)) or _homeless(plain):
         raise ConfigError(

@@ -146,6 +146,14 @@ def check_private(mode: int, path: Path) -> None:
         )
 
 
+def seal_path(path: Path) -> None:
+    """The same for a file that is there: a volume that is mounted anew may have given it to a group."""
+    if path.stat().st_mode & 0o077:
+        with contextlib.suppress(OSError):
+            path.chmod(0o600)
+    check_private(path.stat().st_mode, path)
+
+
 def make_folders(folder: Path, private: bool = False) -> None:
     """Make a folder, and those above it that are missing; `private`: with mode 0700. Raises OSError."""
     if not private:

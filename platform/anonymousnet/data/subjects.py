@@ -31,7 +31,7 @@ Pair = list[str]
 
 
 class Subjects(Mapping[str, str]):
-    """Photo -> subject (several with `BETWEEN` between them), in NFC; `of` finds a photo by any of its names. PRIVATE."""
+    """Photo -> subject (or several, `BETWEEN` them), in NFC; `of` finds a photo by any of its names. PRIVATE."""
 
     def __init__(self, pairs: Mapping[str, str], given: bool = True) -> None:
         """`given`: whether there is a list at all; without one every photo is its own subject."""

@@ -44,8 +44,9 @@ FLAT = 4.0
 """Spread, in levels of 255, below which surroundings are plain: what differs there is noise."""
 LEAST = 0.01
 """Share of a photo that must be visible for it to be told from others."""
-_FADE = (1.1, 1.4)
-"""Region's level up to which nothing counts, and from which on all does."""
+_FADE = (1.6, 2.0)
+"""Region's level around a face up to which nothing counts, and from which on all does: beyond all that is hidden, wherever
+the crop is placed, so that copies whose crops were placed elsewhere are alike."""
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +72,10 @@ def names(subject: str | None, faces: int) -> tuple[str, ...] | None:
 def sketch(
     blanked_HW3: NDArray[np.uint8], hidden_HW: NDArray[np.bool_], matrices_F23: Floats, face_px: int, region: Region
 ) -> bytes:
-    """Colours and weights of GRID x GRID cells: 4 x GRID^2 bytes. `blanked_HW3` is 0 wherever `hidden_HW` is set."""
+    """Colours and weights of GRID x GRID cells: 4 x GRID^2 bytes. `blanked_HW3` is 0 wherever `hidden_HW` is set.
+
+    `matrices_F23`: the faces' own alignments, before their crops are placed.
+    """
     (height, width), side = hidden_HW.shape, GRID * FINE
     size, box = (side, side), Image.Resampling.BOX
     shown_SS = np.asarray(Image.fromarray(np.uint8(255) * ~hidden_HW).resize(size, box), np.float64) / 255
