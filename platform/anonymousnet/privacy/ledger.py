@@ -47,14 +47,9 @@ import numpy as np
 
 from anonymousnet.config import ReleaseConfig
 from anonymousnet.data.paths import resolve_path
-<<<<<<< HEAD
-from anonymousnet.data.store import check_private, claim_name, seal_file
+from anonymousnet.data.store import claim_name, seal_file, seal_path
 from anonymousnet.errors import BudgetExceeded, ConfigError, LedgerError, PrivacyError
 from anonymousnet.privacy import accounts
-=======
-from anonymousnet.data.store import claim_name, seal_file, seal_path
-from anonymousnet.errors import BudgetExceeded, LedgerError, PrivacyError
->>>>>>> archives
 from anonymousnet.privacy.randomness import check_key, derive
 
 VERSION = 2
