@@ -188,7 +188,7 @@ class Anonymizer:
             return Prepared(image, covered, matrices_F23, batch, charged, "this photo")
         if names is not None:
             return Prepared(image, covered, matrices_F23, batch, charged, "subject")
-        sketch = accounts.sketch(blanked, covered, matrices_F23, self.face_px, self.region)
+        sketch = accounts.sketch(blanked, covered)
         return Prepared(image, covered, matrices_F23, batch, charged, "near-duplicates of this photo", sketch)
 
     def ledger(self) -> Ledger | None:
