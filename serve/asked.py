@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from anonymousnet.config import STRENGTHS, Config, ObfuscateConfig
 from anonymousnet.data.attributes import ATTRIBUTES
-from anonymousnet.errors import AnonymousNetError
 from anonymousnet.data.subjects import BETWEEN
+from anonymousnet.errors import AnonymousNetError
 from anonymousnet.serve.keys import ApiKey
 from anonymousnet.serve.problems import Problem
 

@@ -150,8 +150,7 @@ class Anonymizer:
             raise NoFaceFound(
                 "no face was found, so nothing could be protected; lower align.detector_threshold to look harder"
             )
-        aligned = self.landmarker.align(image.rgb, found, self.face_px)[0]
-        return self.hide(image, self._placed(image, aligned), subject, aligned)
+        return self.hide(image, self._placed(image, self.landmarker.align(image.rgb, found, self.face_px)[0]), subject)
 
     def _placed(self, image: Photo, matrices_F23: NDArray[np.float64]) -> NDArray[np.float64]:
         """The faces' alignments on the grid, left to right: an order that depends on their places alone."""
@@ -161,14 +160,8 @@ class Anonymizer:
         grid = Grid(image.rgb.shape[:2], self.face_px, self.region)
         return left_to_right(grid.draw(matrices_F23, keys, self.config.align.epsilon))
 
-    def hide(
-        self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None,
-        aligned_N23: NDArray[np.float64] | None = None,
-    ) -> Prepared:  # fmt: skip
-        """Crop faces and contexts of a photo whose faces' places are known, and derive the keys of its randomness.
-
-        `aligned_N23`: where its faces lie themselves, for the account that it is charged to [their places].
-        """
+    def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
+        """Crop faces and contexts of a photo whose faces' places are known, and derive the keys of its randomness."""
         rgb, faces = image.rgb, [str(i) for i in range(len(matrices_F23))]
         owner = owners(rgb.shape[:2], matrices_F23, self.face_px, self.region, image.blocks)
         covered = owner > 0
@@ -205,8 +198,7 @@ class Anonymizer:
             return Prepared(image, covered, matrices_F23, batch, charged, "this photo")
         if names is not None:
             return Prepared(image, covered, matrices_F23, batch, charged, "subject")
-        beside = matrices_F23 if aligned_N23 is None else aligned_N23
-        sketch = accounts.sketch(blanked, covered, beside, self.face_px, self.region)
+        sketch = accounts.sketch(blanked, covered)
         return Prepared(image, covered, matrices_F23, batch, charged, "near-duplicates of this photo", sketch)
 
     def ledger(self) -> Ledger | None:
