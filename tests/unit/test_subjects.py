@@ -58,7 +58,6 @@ def test_names_are_one_in_either_of_unicodes_forms(tmp_path: Path) -> None:
 
 WRONG = {
     "one word": ("a.jpg ann\nonly\n", "check line 2"),
-    "three fields": ("a.jpg,ann,x\n", "expected lines of"),
     "nobody": ("a.jpg,\n", "check line 1"),
     "lines that disagree": ("\n\na.jpg ann\nb.jpg bob\na.jpg bob\n", "lines 3 and 5"),
     "another encoding": ("a.jpg ann\n".encode("utf-16"), "expected UTF-8.*0xff; save it so"),
@@ -83,3 +82,10 @@ def test_a_photo_that_nobody_names_spends_no_budget_of_anybodys(tmp_path: Path) 
     with pytest.raises(UnnamedSubject):
         listed(tmp_path, "").of("b.jpg", budget=10)
     assert read_subjects(None).of("b.jpg", budget=10) is None, "without a list every photo is its own subject"
+
+
+def test_several_subjects_are_those_of_the_faces(tmp_path: Path) -> None:
+    for text in ("a.jpg\tann\tberta\nb.jpg\tcarl\n", "a.jpg,ann,berta\nb.jpg,carl\n"):
+        (tmp_path / "who").write_text(text)
+        assert read_subjects(tmp_path / "who").of("a.jpg") == "ann\tberta"
+        assert read_subjects(tmp_path / "who").of("b.jpg") == "carl"
