@@ -18,14 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anonymousnet.anonymizer import Anonymizer, Release
+from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
-from anonymousnet.data.images import encode_photo, find_photos
+from anonymousnet.data.images import find_photos
 from anonymousnet.data.store import private_folder, write_atomic
 from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError
 from anonymousnet.privacy.ledger import Ledger
-from anonymousnet.protect import protect
+from anonymousnet.protect import Protected, protect
 from anonymousnet.report.release import SHOWN_FACES, ShownFace, release_page
 
 Progress = Callable[[Iterable[Path], int], Iterable[Path]]
@@ -165,7 +165,7 @@ def _release_chunk(job: _Job, photos: list[Path]) -> None:
         except AnonymousNetError as error:
             _withhold(job, photo, error)
             continue
-        _write(job, photo, done.release, done.likeness)
+        _write(job, photo, done)
 
 
 def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
@@ -174,8 +174,8 @@ def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
     job.withheld.append({"photo": name, "kind": type(error).__name__, "reason": str(error)})
 
 
-def _write(job: _Job, photo: Path, release: Release, likeness: list[float] | None) -> None:
-    data, suffix = encode_photo(release.image, job.config.release.format, job.config.release.quality)
+def _write(job: _Job, photo: Path, done: Protected) -> None:
+    data, suffix, release, likeness = done.data, done.suffix, done.release, done.likeness
     relative = photo.relative_to(job.root)
     # The suffix says what the bytes are; where it changes, the old one stays in the name, so that no two collide.
     same = relative.suffix.lower() in _SAME_SUFFIX.get(suffix, (suffix,))
@@ -253,6 +253,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
         ("height", pa.int32()), ("epsilon", pa.float64()), ("t", pa.float64()), ("covers", pa.string()),
         ("unprotected", pa.string()), ("strength", pa.float64()), ("region", pa.string()),
         ("perturbation", pa.float64()), ("weights", pa.string()), ("precision", pa.string()),
+        ("looks", pa.string()), ("smallest_face_px", pa.int32()), ("covered", pa.int32()),
         *[(name, pa.bool_()) for name in ATTRIBUTES],
     ])  # fmt: skip
     sink = io.BytesIO()

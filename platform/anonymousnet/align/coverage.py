@@ -9,6 +9,9 @@ from anonymousnet.align.detect import Detection
 from anonymousnet.align.region import Region
 from anonymousnet.align.warp import Mask, Matrix
 
+PATCH = 1.15
+"""Side of a plain patch as a share of the detector's box."""
+
 INNER = 0.8
 """Side of the inner box as a share of the detector's: brows to chin, without ears and hair line."""
 LEAST = 0.66
@@ -37,3 +40,17 @@ def painted_share(face: Detection, hidden_HW: Mask) -> float:
     x, y = np.floor(inner_points(face)).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < hidden_HW.shape[1]) & (y < hidden_HW.shape[0])
     return float(hidden_HW[y[inside], x[inside]].mean()) if inside.any() else 1.0
+
+
+def patch(face: Detection, shape_hw: tuple[int, int]) -> Mask:
+    """(H, W) The pixels of a plain patch over a face: the detector's box and a rim (PATCH), turned as the face is."""
+    x0, y0, x1, y1 = (float(v) for v in face.box)
+    middle, half = np.array([x0 + x1, y0 + y1]) / 2, np.array([x1 - x0, y1 - y0]) / 2 * PATCH
+    reach = float(np.hypot(*half)) + 1
+    out = np.zeros(shape_hw, np.bool_)
+    left, top = (int(v) for v in np.clip(np.floor(middle - reach), 0, shape_hw[::-1]))
+    right, bottom = (int(v) for v in np.clip(np.ceil(middle + reach), 0, shape_hw[::-1]))
+    x, y = np.meshgrid(np.arange(left, right) + 0.5 - middle[0], np.arange(top, bottom) + 0.5 - middle[1])
+    own = (x + 1j * y) * np.exp(-1j * np.radians(face.turn))
+    out[top:bottom, left:right] = (abs(own.real) <= half[0] + 0.5) & (abs(own.imag) <= half[1] + 0.5)
+    return out

@@ -111,10 +111,11 @@ def scales(shape: tuple[int, ...], side: int) -> list[float]:
     return found
 
 
-def padded(rgb: NDArray[np.uint8]) -> Array:
-    """(3, H, W) from 0 to 255, sides multiples of 32: padded, not stretched, for a stretched face is another face."""
+def padded(rgb: NDArray[np.uint8], multiple: int = 32) -> Array:
+    """(3, H, W) from 0 to 255, sides multiples of 32 or of a multiple of it: padded, not stretched, for a stretched face
+    is another face."""
     h, w = rgb.shape[:2]
-    out = np.zeros((3, -(-h // 32) * 32, -(-w // 32) * 32), np.float32)
+    out = np.zeros((3, -(-h // multiple) * multiple, -(-w // multiple) * multiple), np.float32)
     out[:, :h, :w] = rgb.transpose(2, 0, 1)
     return out
 

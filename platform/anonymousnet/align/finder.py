@@ -33,6 +33,8 @@ SMALLEST = 16
 Points = NDArray[np.float64]
 SAME = 0.3
 """Boxes that share more than this (intersection over union) are looks at one thing."""
+PROBABLE = 0.15
+"""Score from which on something larger than 32 px may be a face: larger ones score more."""
 CONFIRMED = 0.35
 """Score of the second look from which on a face is one, the landmark network agreeing."""
 AGREEMENT = 0.3
@@ -48,9 +50,9 @@ PLAIN = 0.6
 TILT = 25.0
 """Degrees by which it may be tilted."""
 TURNS = tuple(range(0, 360, 45))
-COARSE_PX, COARSE_FACE = 96, 36
+COARSE_PX, COARSE_FACE = 64, 27
 """Side of the crops that are looked at in all of TURNS, and of the face in them."""
-FINE_PX, FINE_FACE = 160, 64
+FINE_PX, FINE_FACE = 128, 52
 """The same for the second, upright look."""
 BOX = ((0.503, 0.588), (0.488, 0.655))
 """Middle, width and height of the detector's box in the unit square of the crop: medians of 542 aligned CelebA faces."""
@@ -78,7 +80,10 @@ class Finder:
         faces: list[Face] = []
 
         def painted(seen: Detection) -> bool:
-            return any(coverage(seen, face.matrix_23, region, face_px) >= LEAST for face in faces)
+            return any(
+                _overlap(seen, face.detection) > SAME or coverage(seen, face.matrix_23, region, face_px) >= LEAST
+                for face in faces
+            )
 
         for rgb in views(photo):
             upright, weak = self.detector.above(rgb, self.config.detector_threshold, CANDIDATE)
@@ -120,6 +125,10 @@ class Finder:
                     if not painted(best.seen):
                         found.append(best.seen)
         return found
+
+    def probe(self) -> None:
+        """Raise what the detector's network raises where it does not run."""
+        self.detector(np.zeros((64, 64, 3), np.uint8))
 
     def _proposals(self, rgb: Rgb) -> list[Detection]:
         if self.config.looks == "fast":
@@ -175,7 +184,7 @@ class Finder:
         options.sort(key=lambda one: -one.score)
         fine: list[Detection] = []
         for option in options[:2]:
-            if option.score < SEEN:
+            if option.score < max(SEEN, options[0].score / 2):
                 continue
             turn = option.turn
             if _sound(option.points_52):
@@ -247,6 +256,12 @@ class _Window:
         return np.concatenate([linear, (self.middle - linear @ np.full(2, self.px / 2))[:, None]], 1)
 
 
+def smallest_face_px(shape: tuple[int, ...], config: AlignConfig) -> int:
+    """Side in pixels of the smallest face that is looked for in a photo of this shape (H, W, ...)."""
+    shrunk = max(shape[:2]) / config.detector_side if config.looks == "fast" else 1.0
+    return math.ceil(SMALLEST * max(1.0, shrunk))
+
+
 def views(photo: Photo) -> list[Rgb]:
     """What a viewer sees of a photo: its colours, and where it is not opaque, also over white and over black."""
     if photo.alpha is None or bool((photo.alpha == 255).all()):
@@ -274,7 +289,8 @@ def _groups(proposed: Sequence[Detection], painted: Callable[[Detection], bool])
         best = left[0]
         group = [seen for seen in left if seen is best or _overlap(best, seen) > SAME]
         left = [seen for seen in left if not any(seen is one for one in group)]
-        if _side(best) >= SMALLEST * 0.6 and not painted(best):
+        likely = best.score >= (CANDIDATE if _side(best) < 2 * SMALLEST else PROBABLE)
+        if likely and _side(best) >= SMALLEST * 0.6 and not painted(best):
             yield group
 
 

@@ -31,8 +31,10 @@ SHARED = 128
 COARSER = 4
 """Each level of a large photo is this many times smaller than the one before."""
 TURNED = 0.75
-"""Turned looks at photos that need no tiles are this much smaller where arithmetic is float32 on a CPU: four looks at
-full size would take more than three times one's time. A turned face of 16 px is then found as one of 12 px is."""
+"""Turned looks at a whole photo are this much smaller: four looks at full size would take more than three times as long
+as one. A turned face of 20 px is then found as an upright one of 15 px is; in tiles nothing is shrunk."""
+STEP = 128
+"""Pictures are padded to multiples of this: torch prepares itself anew for every shape, which takes as long as a look."""
 
 
 class Proposer:
@@ -48,7 +50,7 @@ class Proposer:
     def turned(self, rgb: Rgb, threshold: float) -> Iterator[Detection]:
         """Faces above `threshold` in the whole photo turned by 90, 180 and 270 degrees."""
         for scale in scales(rgb.shape, self.config.detector_side):
-            small = _resized(rgb, scale * self._share)
+            small = _resized(rgb, scale * TURNED)
             for quarter in (1, 2, 3):
                 yield from self._seen(small, quarter, (0, 0), rgb.shape, small.shape, threshold)
 
@@ -65,15 +67,10 @@ class Proposer:
 
     def boxes(self, crops_N: list[Rgb], threshold: float) -> list[tuple[Array, Array, Array]]:
         """For each of some crops of one size: boxes (M, 4), scores (M,), points (M, 5, 2), in pixels of the crop."""
-        batch = torch.from_numpy(np.stack([padded(crop) for crop in crops_N]))
+        batch = torch.from_numpy(np.stack([padded(crop, STEP if max(crop.shape) > STEP else 32) for crop in crops_N]))
         answers = self.runner(self._forward, batch).numpy()
         # heat, size, offset, landmarks
         return [decode([a[None, :1], a[None, 1:3], a[None, 3:5], a[None, 5:]], threshold) for a in answers]
-
-    @property
-    def _share(self) -> float:
-        slow = self.runner.device.type == "cpu" and self.runner.dtype == torch.float32
-        return TURNED if slow else 1.0
 
     def _seen(
         self, image: Rgb, quarter: int, corner: tuple[int, int], shape: tuple[int, ...], level: tuple[int, ...],
@@ -90,9 +87,9 @@ class Proposer:
 
     def _forward(self, rgb_B3HW: Tensor) -> Tensor:
         if self._net is None:
-            from anonymousnet.nets.centerface import CenterFace  # reads and checks the network's file
+            from anonymousnet.nets.centerface import CenterFace, fuse  # reads and checks the network's file
 
-            self._net = self.runner.place(CenterFace())
+            self._net = self.runner.place(fuse(CenterFace()))
         heat, size, offset, landmarks = self._net(rgb_B3HW)
         return torch.cat([heat.float().sigmoid(), size.float(), offset.float(), landmarks.float()], 1)
 
