@@ -60,7 +60,8 @@ KINDS: dict[str, Kind] = {
 OF_ERRORS = {
     "EmptyImage": "empty-image", "UnreadableImage": "not-an-image", "TruncatedImage": "truncated-image",
     "ImageTooLarge": "too-large", "NoFaceFound": "no-face", "TooManyFaces": "too-many-faces",
-    "ProtectionFailed": "withheld", "UnpaintedFace": "withheld", "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
+    "ProtectionFailed": "withheld", "UnpaintedFace": "withheld",
+    "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
     "ConfigError": "bad-parameter", "LedgerError": "unavailable", "WeightsError": "unavailable",
     "DeadlineExceeded": "deadline", "Busy": "busy", "Unavailable": "unavailable",
 }  # fmt: skip

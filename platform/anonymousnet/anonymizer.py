@@ -133,7 +133,7 @@ class Anonymizer:
         return self.encode(prepared, self.finish(prepared, self.run(prepared.batch)))[2]
 
     def encode(self, prepared: Prepared, release: Release) -> tuple[bytes, str, Release]:
-        """(bytes, suffix, what they show): the release as it may be let out (`encode_release`). Raises UnpaintedFace."""
+        """(bytes, suffix, what they show): the release as it may be let out. Raises UnpaintedFace."""
         return encode_release(release, prepared.hidden_HW, self.finder, self.config)
 
     def prepare(self, photo: PhotoLike, subject: str | None = None) -> Prepared:

@@ -35,8 +35,8 @@ class AlignConfig(Section):
     detector_side: int = Field(1024, ge=64, le=8192)
     """Photos are shrunk so that their longer side is at most this many pixels before detection."""
     looks: Literal["all", "fast"] = "all"
-    """`all`: faces turned any way, and small ones in large photos, are looked for too. `fast`: one look at the photo as it
-    stands, for those who know that their photos show upright and large faces alone; the evidence says so."""
+    """`all`: faces turned any way, and small ones in large photos, are looked for too. `fast`: one look at the photo
+    as it stands, for those who know that their photos show upright and large faces alone; the evidence says so."""
     unpainted: Literal["quarantine", "cover"] = "quarantine"
     """A photo whose release still shows what looks like a face: withheld, or that place covered by a plain patch."""
     landmarks: str | None = "landmarks"

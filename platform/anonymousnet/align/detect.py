@@ -47,8 +47,8 @@ class Detection:
     score: float
     """0 to 1."""
     points_52: Array
-    """(5, 2): left eye, right eye, nose, left and right mouth corner; 'left': of smaller x, as CelebA, where the face is
-    upright."""
+    """(5, 2): left eye, right eye, nose, left and right mouth corner; 'left' as CelebA: of smaller x in an upright
+    face."""
     turn: float = 0.0
     """Degrees clockwise by which the network saw the face turned. `box` is to be turned by it about its centre."""
 
@@ -112,8 +112,8 @@ def scales(shape: tuple[int, ...], side: int) -> list[float]:
 
 
 def padded(rgb: NDArray[np.uint8], multiple: int = 32) -> Array:
-    """(3, H, W) from 0 to 255, sides multiples of 32 or of a multiple of it: padded, not stretched, for a stretched face
-    is another face."""
+    """(3, H, W) from 0 to 255, sides multiples of 32 or of a multiple of it: padded, not stretched, for a stretched
+    face is another face."""
     h, w = rgb.shape[:2]
     out = np.zeros((3, -(-h // multiple) * multiple, -(-w // multiple) * multiple), np.float32)
     out[:, :h, :w] = rgb.transpose(2, 0, 1)

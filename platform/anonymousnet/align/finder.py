@@ -55,7 +55,7 @@ COARSE_PX, COARSE_FACE = 64, 27
 FINE_PX, FINE_FACE = 128, 52
 """The same for the second, upright look."""
 BOX = ((0.503, 0.588), (0.488, 0.655))
-"""Middle, width and height of the detector's box in the unit square of the crop: medians of 542 aligned CelebA faces."""
+"""Middle, width and height of the detector's box in the unit square of the crop: medians of 542 aligned faces."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,9 +121,9 @@ class Finder:
             upright, weak = self.detector.above(rgb, SEEN, CANDIDATE)
             for group in _groups([*upright, *weak, *self._proposals(rgb)], painted):
                 best = self._refined(rgb, group)
-                if best is not None and (best.score >= ALONE or (best.agrees and best.score >= SEEN)):
-                    if not painted(best.seen):
-                        found.append(best.seen)
+                alike = best is not None and (best.score >= ALONE or (best.agrees and best.score >= SEEN))
+                if best is not None and alike and not painted(best.seen):
+                    found.append(best.seen)
         return found
 
     def probe(self) -> None:
@@ -146,33 +146,34 @@ class Finder:
 
     def _agreeing(self, rgb: Rgb, seen: Sequence[Detection]) -> list[Points | None]:
         """The landmark network's five points (5, 2) of each face, where they lie within STRAY of the detector's."""
-        if self.config.landmarks is None or not seen:
-            return [one.points_52.astype(np.float64) for one in seen]
-        out: list[Points | None] = []
-        sound = [one for one in seen if _sound(one.points_52)]
-        coarse = np.array([one.points_52 for one in sound], np.float64).reshape(-1, 5, 2)
-        fine = five_from_68(torch.from_numpy(self.landmarker.points(rgb, coarse))).numpy() if sound else coarse
-        agreed = {id(one): points for one, points, apart in zip(sound, fine, strayed(fine, coarse)) if apart < STRAY}
-        for one in seen:
-            out.append(agreed.get(id(one)))
+        sound = [i for i, one in enumerate(seen) if _sound(one.points_52)]
+        out: list[Points | None] = [None] * len(seen)
+        if not sound:
+            return out
+        coarse = np.stack([seen[i].points_52 for i in sound]).astype(np.float64)
+        fine = coarse
+        if self.config.landmarks is not None:
+            fine = five_from_68(torch.from_numpy(self.landmarker.points(rgb, coarse))).numpy()
+        for i, points, apart in zip(sound, fine, strayed(fine, coarse), strict=True):
+            out[i] = points if apart < STRAY else None
         return out
 
     def _placed(self, seen: Detection, fine_52: Points | None, region: Region, face_px: int) -> Matrix:
-        """(2, 3) The first alignment whose region covers LEAST of the inner box: by landmarks, by the detector's points,
-        by its box."""
-        if fine_52 is not None:
+        """(2, 3) The first alignment whose region covers LEAST of the inner box: by landmarks, by the detector's
+        points, by its box."""
+        matrices = []
+        if fine_52 is not None and _sound(fine_52):
             template = TEMPLATE_52 if self.config.landmarks is None else five_from_68(mean_shape()).double().numpy()
-            matrix = similarity(fine_52[None], face_px, template)[0]
-            if coverage(seen, matrix, region, face_px) >= LEAST:
-                return matrix
-        elif _sound(seen.points_52):
-            matrix = similarity(seen.points_52[None], face_px)[0]
+            matrices.append(similarity(fine_52[None], face_px, template)[0])
+        if _sound(seen.points_52):
+            matrices.append(similarity(seen.points_52[None], face_px)[0])
+        for matrix in matrices:
             if coverage(seen, matrix, region, face_px) >= LEAST:
                 return matrix
         return from_box(seen, face_px)
 
     def _refined(self, rgb: Rgb, group: Sequence[Detection]) -> _Refined | None:
-        """What a group of proposals is, looked at in all orientations at a size of its own; None: nothing like a face."""
+        """What a group of proposals is, looked at in all orientations at one size; None: nothing like a face."""
         first = group[0]
         side = _side(first)
         middle = _middle(first)
@@ -339,7 +340,7 @@ def _apart(a: float, b: float) -> float:
 def _sound(points_52: NDArray[np.floating]) -> bool:
     """Whether five points lie as a face's do (`similarity` would take them)."""
     try:
-        similarity(points_52[None], 1)
+        similarity(points_52[None], 128)
     except ProtectionFailed:
         return False
     return True

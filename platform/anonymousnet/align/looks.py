@@ -31,8 +31,8 @@ SHARED = 128
 COARSER = 4
 """Each level of a large photo is this many times smaller than the one before."""
 TURNED = 0.75
-"""Turned looks at a whole photo are this much smaller: four looks at full size would take more than three times as long
-as one. A turned face of 20 px is then found as an upright one of 15 px is; in tiles nothing is shrunk."""
+"""Turned looks at a whole photo are this much smaller: four looks at full size would take more than three times as
+long as one. A turned face of 20 px is then found as an upright one of 15 px is; in tiles nothing is shrunk."""
 STEP = 128
 """Pictures are padded to multiples of this: torch prepares itself anew for every shape, which takes as long as a look."""
 
