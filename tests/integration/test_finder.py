@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_tiles_cover_a_picture_and_overlap(shape: tuple[int, int, int]) -> None:
     assert seen[: -(-shape[0] // 8), : -(-shape[1] // 8)].all()
     for axis in (0, 1):
         starts = sorted({corner[axis] for corner in corners})
-        assert all(b - a <= TILE - SHARED for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= TILE - SHARED for a, b in pairwise(starts))
 
 
 def test_proposals_come_back_into_the_photo(astronaut: np.ndarray, five: np.ndarray) -> None:

@@ -49,11 +49,14 @@ PLAIN = 0.6
 """Score from which on an upright face that the landmark network agrees with needs no second look."""
 TILT = 25.0
 """Degrees by which it may be tilted."""
-TURNS = tuple(range(0, 360, 45))
+TURNS = tuple(float(turn) for turn in range(0, 360, 45))
+"""Degrees of the first look at what was proposed; of two neighbours one sees a face as tilted by 22 at most."""
 COARSE_PX, COARSE_FACE = 64, 27
 """Side of the crops that are looked at in all of TURNS, and of the face in them."""
 FINE_PX, FINE_FACE = 128, 52
 """The same for the second, upright look."""
+BELIEVED = 60.0
+"""Degrees by which five points may correct the orientation that they were seen in."""
 BOX = ((0.503, 0.588), (0.488, 0.655))
 """Middle, width and height of the detector's box in the unit square of the crop: medians of 542 aligned faces."""
 
@@ -161,7 +164,7 @@ class Finder:
     def _placed(self, seen: Detection, fine_52: Points | None, region: Region, face_px: int) -> Matrix:
         """(2, 3) The first alignment whose region covers LEAST of the inner box: by landmarks, by the detector's
         points, by its box."""
-        matrices = []
+        matrices: list[Matrix] = []
         if fine_52 is not None and _sound(fine_52):
             template = TEMPLATE_52 if self.config.landmarks is None else five_from_68(mean_shape()).double().numpy()
             matrices.append(similarity(fine_52[None], face_px, template)[0])
@@ -187,11 +190,9 @@ class Finder:
         for option in options[:2]:
             if option.score < max(SEEN, options[0].score / 2):
                 continue
-            turn = option.turn
-            if _sound(option.points_52):
-                roll = _roll(option.points_52)
-                # A turn that the points deny by more than a quarter is not theirs to correct.
-                turn = roll if abs(_apart(roll, option.turn)) < 60 else option.turn
+            roll = _roll(option.points_52) if _sound(option.points_52) else option.turn
+            # Points that deny the orientation they were seen in are not believed.
+            turn = roll if abs(_apart(roll, option.turn)) < BELIEVED else option.turn
             window = _Window(rgb, _middle(option), _side(option) * FINE_PX / FINE_FACE, FINE_PX)
             outputs = self.detector.session.run(None, {"input.1": padded(window.crop(turn))[None]})
             fine += [one for one in window.seen(decode(outputs, CANDIDATE), turn) if _near(one, option)][:1]

@@ -34,7 +34,7 @@ TURNED = 0.75
 """Turned looks at a whole photo are this much smaller: four looks at full size would take more than three times as
 long as one. A turned face of 20 px is then found as an upright one of 15 px is; in tiles nothing is shrunk."""
 STEP = 128
-"""Pictures are padded to multiples of this: torch prepares itself anew for every shape, which takes as long as a look."""
+"""Pictures are padded to multiples of this: torch prepares itself for every new shape, as long as a look takes."""
 
 
 class Proposer:
@@ -80,9 +80,9 @@ class Proposer:
         boxes, scores, points = self.boxes([np.ascontiguousarray(np.rot90(image, quarter))], threshold)[0]
         ratio = np.array([shape[1] / level[1], shape[0] / level[0]], np.float32)
         for box, score, five in zip(boxes, scores, points, strict=True):
-            middle = (_unturned((box[:2] + box[2:]) / 2, quarter, image.shape) + np.float32(corner)) * ratio
+            middle = (_unturned((box[:2] + box[2:]) / 2, quarter, image.shape) + np.array(corner, np.float32)) * ratio
             half = (box[2:] - box[:2]) / 2 * (ratio if quarter % 2 == 0 else ratio[::-1])
-            where = (_unturned(five, quarter, image.shape) + np.float32(corner)) * ratio
+            where = (_unturned(five, quarter, image.shape) + np.array(corner, np.float32)) * ratio
             yield Detection(np.concatenate([middle - half, middle + half]), float(score), where, 90.0 * quarter)
 
     def _forward(self, rgb_B3HW: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from anonymousnet.training.embedder import embed, verification_by_subgroup, veri
 from anonymousnet.training.generator_scores import Progress, score_generator
 from anonymousnet.training.landmark_scores import score_landmarks
 
-
 DETECTOR = "detector"
 """What is scored under this name is no weights of ours but the search for faces as a whole."""
 
