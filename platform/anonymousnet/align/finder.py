@@ -33,10 +33,11 @@ SMALLEST = 16
 Points = NDArray[np.float64]
 SAME = 0.3
 """Boxes that share more than this (intersection over union) are looks at one thing."""
-PROBABLE = 0.15
+PROBABLE = 0.2
 """Score from which on something larger than 32 px may be a face: larger ones score more."""
-CONFIRMED = 0.35
-"""Score of the second look from which on a face is one, the landmark network agreeing."""
+CONFIRMED = 0.2
+"""Score of the second look from which on a face is one, the landmark network agreeing: what a release is looked at
+with, so that it would be withheld for nothing that could have been painted."""
 AGREEMENT = 0.3
 """What the landmark network's agreement weighs beside the second look's score."""
 OUTDONE = 0.1
@@ -92,21 +93,23 @@ class Finder:
             upright, weak = self.detector.above(rgb, self.config.detector_threshold, CANDIDATE)
             turned = self._proposals(rgb)
             # Faces that leave no doubt first: what lies under their paint needs no look.
-            doubtful: list[Detection] = []
+            doubtful: list[_Placed] = []
             for seen, placed in zip(upright, self._aligned(rgb, upright, region, face_px), strict=True):
                 if self.config.looks == "fast" or (placed.plain and not _outdone(seen, turned)):
                     faces.append(placed.face)
                 else:
-                    doubtful.append(seen)
+                    doubtful.append(placed)
             if self.config.looks == "fast":
                 continue
-            for group in _groups([*doubtful, *weak, *turned], painted):
+            for group in _groups([*(one.face.detection for one in doubtful), *weak, *turned], painted):
                 best = self._refined(rgb, group)
-                known = next((seen for seen in group if any(seen is one for one in doubtful)), None)
-                if best is not None and (best.score >= ALONE or (best.agrees and best.score >= CONFIRMED)):
+                known = next((one for one in doubtful if any(one.face.detection is seen for seen in group)), None)
+                if best is not None and known is not None and known.plain and known.face.detection.score > best.score:
+                    faces.append(known.face)
+                elif best is not None and (best.score >= ALONE or (best.agrees and best.score >= CONFIRMED)):
                     faces.append(Face(best.seen, self._placed(best.seen, best.fine_52, region, face_px)))
                 elif known is not None:  # seen upright as ever: painted, whatever it is
-                    faces.append(self._aligned(rgb, [known], region, face_px)[0].face)
+                    faces.append(known.face)
         faces.sort(key=lambda face: tuple(face.detection.points_52.mean(0).tolist()))
         return faces
 

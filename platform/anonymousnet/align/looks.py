@@ -30,9 +30,11 @@ SHARED = 128
 """Pixels that neighbouring tiles share: a face of up to this size lies wholly in one of them."""
 COARSER = 4
 """Each level of a large photo is this many times smaller than the one before."""
-TURNED = 0.75
-"""Turned looks at a whole photo are this much smaller: four looks at full size would take more than three times as
-long as one. A turned face of 20 px is then found as an upright one of 15 px is; in tiles nothing is shrunk."""
+TURNED = 0.67
+"""Turned looks at photos of up to TILED times `align.detector_side` are this much smaller: four looks at full size would
+take more than three times as long as one. A turned face of 24 px is found there as an upright one of 16 px is; in larger
+photos nothing is shrunk."""
+TILED = 2
 STEP = 128
 """Pictures are padded to multiples of this: torch prepares itself for every new shape, as long as a look takes."""
 
@@ -57,12 +59,14 @@ class Proposer:
     def tiled(self, rgb: Rgb, threshold: float) -> Iterator[Detection]:
         """Faces above `threshold` in a photo larger than `align.detector_side`, at its own size and at coarser ones, in
         all four orientations. Nothing for smaller photos."""
-        level = rgb
-        while max(level.shape[:2]) > self.config.detector_side:
-            for y, x in _tiles(level.shape):
-                tile = level[y : y + TILE, x : x + TILE]
-                for quarter in range(4):
-                    yield from self._seen(tile, quarter, (x, y), rgb.shape, level.shape, threshold)
+        level, side = rgb, self.config.detector_side
+        while max(level.shape[:2]) > side:
+            whole = max(rgb.shape[:2]) > TILED * side
+            for quarter in range(4):
+                seen = level if whole or quarter == 0 else _resized(level, TURNED)
+                for y, x in _tiles(seen.shape):
+                    tile = seen[y : y + TILE, x : x + TILE]
+                    yield from self._seen(tile, quarter, (x, y), rgb.shape, seen.shape, threshold)
             level = np.asarray(Image.fromarray(level).reduce(COARSER))
 
     def boxes(self, crops_N: list[Rgb], threshold: float) -> list[tuple[Array, Array, Array]]:
