@@ -153,7 +153,10 @@ def verify_weights(names: tuple[str, ...], as_json: bool) -> None:
 def score_weights(
     name: str, data: Path | None, partition: Any, config_file: Path | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Score a classifier, embedder, generator or landmarks on CelebA, beside what chance or a constant answer is."""
+    """Score a classifier, embedder, generator or landmarks on CelebA, beside what chance or a constant answer is.
+
+    NAME `detector` scores the search for faces: the share left open by size, turn, light, blur and covered part.
+    """
     from anonymousnet.config import Config
     from anonymousnet.training.scoring import score_weights as score
 

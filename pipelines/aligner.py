@@ -35,7 +35,7 @@ class Aligner:
         rgb = load_photo(data, self.config.max_pixels).rgb
         faces = self.detector(rgb)
         if not faces:
-            raise NoFaceFound(f"no face scores above {self.config.detector_threshold}; lower align.detector_threshold")
+            raise NoFaceFound(f"no face scores above {self.config.detector_threshold}; leave the photo out")
         if self.layout == "celeba":
             faces = [_labelled(faces)]
         matrices, found = self.landmarker.align(rgb, faces, self.face_px)

@@ -168,20 +168,24 @@ class Protect:
         return True
 
     def _photo(self, item: Item, done: Any) -> Photo:
-        from anonymousnet.data.images import encode_photo, load_photo
+        from anonymousnet.anonymizer import Release
+        from anonymousnet.data.images import load_photo
+        from anonymousnet.encode import encode_release
 
         settings, faces = self.job.config, []
         try:
             if isinstance(done, NoFaceFound) and settings.bulk.faceless == "copy":
                 image = load_photo(item.data, settings.align.max_pixels)
-                photo = Photo(item.name)
+                bare, finder = np.zeros(image.rgb.shape[:2], np.bool_), self.anonymizer.finder
+                data, suffix, copied = encode_release(Release(image, ()), bare, finder, settings)
+                image, photo = copied.image, Photo(item.name)
             elif isinstance(done, Exception):
                 raise done
             else:
                 image, faces = done.release.image, _faces(done)
+                data, suffix = done.data, done.suffix
                 photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done),
                               account=done.prepared.account)  # fmt: skip
-            data, suffix = encode_photo(image, settings.release.format, settings.release.quality)
         except Exception as error:  # encoders fed odd sizes raise nearly anything: withheld, and the job goes on
             return Photo(item.name, withheld=reason_of(error))
         height, width = image.rgb.shape[:2]

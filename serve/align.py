@@ -14,14 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from ray.serve.handle import DeploymentHandle
 
 from anonymousnet.anonymizer import Anonymizer, Prepared
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
-from anonymousnet.data.images import encode_photo
 from anonymousnet.errors import AnonymousNetError, FaceError
 from anonymousnet.faces import FaceBatch
 from anonymousnet.parts import STAGES, Parts
@@ -172,8 +170,7 @@ class Align:
         return prepared
 
     def _finish(self, anonymizer: Anonymizer, prepared: Prepared, done: FaceBatch) -> Answer:
-        release = anonymizer.finish(prepared, done)
-        photo, suffix = encode_photo(release.image, self.config.release.format, self.config.release.quality)
+        photo, suffix, release = anonymizer.encode(prepared, anonymizer.finish(prepared, done))
         height, width = release.image.rgb.shape[:2]
         faces = [asdict(face.evidence.public) for face in release.faces]
         return Answer(photo, MEDIA_TYPES[suffix], width, height, faces, faces[0]["weights"])
@@ -195,7 +192,7 @@ class Align:
         return answer
 
     def _probe(self) -> None:
-        self.anonymizer.detector(np.zeros((64, 64, 3), np.uint8))
+        self.anonymizer.finder.probe()
         if self.fused is not None:  # in the same turn: in one thread, a second would wait behind all photos again
             self.fused.passes.probe()
 

@@ -25,6 +25,9 @@ def headers(faces: list[dict[str, Any]], release: str) -> dict[str, str]:
         "Anonymousnet-Unprotected": _token_case(", ".join(first["unprotected"])),
         "Anonymousnet-Covers": _string(first["covers"]),
         "Anonymousnet-Precision": first["precision"],
+        "Anonymousnet-Looks": first["looks"],
+        "Anonymousnet-Smallest-Face": str(first["smallest_face_px"]),
+        "Anonymousnet-Covered": str(first["covered"]),
         "Anonymousnet-Weights": ", ".join(f'{name}="{sha}"' for name, sha in sorted(first["weights"].items())),
         "Anonymousnet-Release": _string(release),
     }

@@ -38,11 +38,10 @@ KINDS: dict[str, Kind] = {
     "not-an-image": Kind(415, "This is not a photo", "Send a JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG 2000 "
                          "or PPM."),
     "truncated-image": Kind(422, "The photo is cut short", "Copy or download it again, and send all of it."),
-    "no-face": Kind(422, "No face was found", "Send a photo with a face that is upright and large enough; nothing was "
-                    "released."),
+    "no-face": Kind(422, "No face was found", "Leave the photo out; nothing was released."),
     "too-many-faces": Kind(422, "Too many faces", "Cut the photo into parts."),
-    "withheld": Kind(422, "The photo is withheld", "A face could not be replaced, so nothing was released; try another "
-                     "photo."),
+    "withheld": Kind(422, "The photo is withheld", "A face could not be replaced, so nothing was released; leave the "
+                     "photo out."),
     "bad-parameter": Kind(422, "A parameter is wrong", "Compare it with GET /v1/policy and /openapi.json."),
     "no-test": Kind(404, "No such visual Turing test", "Begin one at /turing."),
     "no-folder": Kind(404, "No visual Turing test here", "The operator sets serve.turing.folder to offer one."),
@@ -61,7 +60,8 @@ KINDS: dict[str, Kind] = {
 OF_ERRORS = {
     "EmptyImage": "empty-image", "UnreadableImage": "not-an-image", "TruncatedImage": "truncated-image",
     "ImageTooLarge": "too-large", "NoFaceFound": "no-face", "TooManyFaces": "too-many-faces",
-    "ProtectionFailed": "withheld", "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
+    "ProtectionFailed": "withheld", "UnpaintedFace": "withheld",
+    "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
     "OverPolicy": "policy", "ConfigError": "bad-parameter", "LedgerError": "unavailable", "WeightsError": "unavailable",
     "DeadlineExceeded": "deadline", "Busy": "busy", "Unavailable": "unavailable",
 }  # fmt: skip

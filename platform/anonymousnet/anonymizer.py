@@ -24,8 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from anonymousnet import weights
-from anonymousnet.align.detect import Detector
-from anonymousnet.align.landmarks import Landmarker
+from anonymousnet.align.finder import Finder, smallest_face_px
 from anonymousnet.align.place import Grid, left_to_right
 from anonymousnet.align.region import REGIONS
 from anonymousnet.align.warp import crop_context, crop_faces, owners, paste
@@ -34,6 +33,7 @@ from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import Photo, load_photo
 from anonymousnet.data.subjects import BETWEEN
 from anonymousnet.device import Runner
+from anonymousnet.encode import encode_release
 from anonymousnet.errors import NoFaceFound, ProtectionFailed
 from anonymousnet.faces import Account, Evidence, FaceBatch, PrivateEvidence, PublicEvidence
 from anonymousnet.nets.embedder import Embedder
@@ -99,7 +99,7 @@ class Anonymizer:
         self.config, self.stages, self.runner = config, tuple(stages), runner
         self.weights, self.mechanism, self.face_px = used, mechanism, face_px
         self.region = REGIONS[config.synthesize.region]
-        self.detector, self.landmarker = Detector(config.align), Landmarker(config.align, runner)
+        self.finder = Finder(config.align, runner)
         self._judge: Embedder | None = None
         self._key = key
 
@@ -140,17 +140,19 @@ class Anonymizer:
         Raises ImageError when the photo cannot be read, NoFaceFound, ProtectionFailed.
         """
         prepared = self.prepare(photo, subject)
-        return self.finish(prepared, self.run(prepared.batch))
+        return self.encode(prepared, self.finish(prepared, self.run(prepared.batch)))[2]
+
+    def encode(self, prepared: Prepared, release: Release) -> tuple[bytes, str, Release]:
+        """(bytes, suffix, what they show): the release as it may be let out. Raises UnpaintedFace."""
+        return encode_release(release, prepared.hidden_HW, self.finder, self.config)
 
     def prepare(self, photo: PhotoLike, subject: str | None = None) -> Prepared:
         """Decode, detect, align, and hide the faces."""
         image = load_photo(photo, self.config.align.max_pixels)
-        found = self.detector(image.rgb)
+        found = self.finder(image, self.region, self.face_px)
         if not found:
-            raise NoFaceFound(
-                "no face was found, so nothing could be protected; lower align.detector_threshold to look harder"
-            )
-        return self.hide(image, self._placed(image, self.landmarker.align(image.rgb, found, self.face_px)[0]), subject)
+            raise NoFaceFound("no face was found, so nothing could be protected; leave the photo out")
+        return self.hide(image, self._placed(image, np.stack([face.matrix_23 for face in found])), subject)
 
     def _placed(self, image: Photo, matrices_F23: NDArray[np.float64]) -> NDArray[np.float64]:
         """The faces' alignments on the grid, left to right: an order that depends on their places alone."""
@@ -245,7 +247,10 @@ class Anonymizer:
         image = prepared.image
         rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23, self.region)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-        faces = tuple(ReleasedFace(self._evidence(done, i, prepared.account), pixels[i]) for i in range(len(done)))
+        smallest = smallest_face_px(image.rgb.shape, self.config.align)
+        faces = tuple(
+            ReleasedFace(self._evidence(done, i, prepared.account, smallest), pixels[i]) for i in range(len(done))
+        )
         # Transparency inside the region is the source's too: it is released as opaque.
         alpha = None if image.alpha is None else np.where(prepared.hidden_HW, np.uint8(255), image.alpha)
         return Release(Photo(rgb, alpha, image.format), faces)
@@ -270,7 +275,7 @@ class Anonymizer:
         cosines: list[float] = (vectors[: len(source)] * vectors[len(source) :]).sum(1).tolist()
         return cosines
 
-    def _evidence(self, done: FaceBatch, i: int, account: Account) -> Evidence:
+    def _evidence(self, done: FaceBatch, i: int, account: Account, smallest_face_px: int) -> Evidence:
         assert done.released_B40 is not None
         assert done.probabilities_B40 is not None
         assert done.read_B40 is not None
@@ -290,6 +295,8 @@ class Anonymizer:
             perturbation=float(done.public.get("perturbation", 0.0)),
             weights=self.weights | done.public["weights"],
             precision="+".join(done.public["precision"]),
+            looks=self.config.align.looks,
+            smallest_face_px=smallest_face_px,
         )
         read = done.read_B40[i].tolist()
         changed = tuple(name for name, was, now in zip(ATTRIBUTES, read, released, strict=True) if was != now)

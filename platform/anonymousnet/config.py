@@ -37,6 +37,11 @@ class AlignConfig(Section):
     """Photos are shrunk so that their longer side is at most this many pixels before detection."""
     epsilon: float = Field(0.0, ge=0)
     """What the place of a crop, drawn on a coarse grid, may spend on lying nearer to its face; counted per face."""
+    looks: Literal["all", "fast"] = "all"
+    """`all`: faces turned any way, and small ones in large photos, are looked for too. `fast`: one look at the photo
+    as it stands, for those who know that their photos show upright and large faces alone; the evidence says so."""
+    unpainted: Literal["quarantine", "cover"] = "quarantine"
+    """A photo whose release still shows what looks like a face: withheld, or that place covered by a plain patch."""
     landmarks: str | None = "landmarks"
     """Network whose 68 landmarks place the crop, by name or path; null: the detector's five points do."""
     max_pixels: int = Field(64_000_000, ge=1)

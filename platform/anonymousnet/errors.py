@@ -13,6 +13,7 @@
     ├── FaceError                   raised for one photo; it is quarantined, the job goes on
     │   ├── NoFaceFound                 the detector saw no face, so nothing could be protected
     │   └── ProtectionFailed            a face was seen but could not be replaced: fail closed
+    │       └── UnpaintedFace               what is to be released still shows what looks like a face
     ├── StageError                  a stage was handed, or returned, a batch of the wrong shape or range
     ├── WeightsError                weights are missing, altered, or of another architecture
     ├── CheckpointError             a training checkpoint is missing, damaged or of another run
@@ -78,6 +79,10 @@ class NoFaceFound(FaceError):
 
 class ProtectionFailed(FaceError):
     """A face was seen but could not be replaced."""
+
+
+class UnpaintedFace(ProtectionFailed):
+    """A photo, as it would be released, shows what looks like a face and was not painted."""
 
 
 class StageError(AnonymousNetError):

@@ -48,6 +48,12 @@ class PublicEvidence:
     """SHA-256 of the weights of every network that took part."""
     precision: str
     """Arithmetic the networks ran in; another one gives other bytes."""
+    looks: str = "all"
+    """How faces were looked for (`align.looks`): `all`, or `fast`, which finds upright and large ones alone."""
+    smallest_face_px: int = 0
+    """Side in pixels of the smallest face that was looked for in this photo, about."""
+    covered: int = 0
+    """Places of this photo that looked like a face after painting and were covered by a plain patch."""
 
 
 @dataclass(frozen=True, slots=True)

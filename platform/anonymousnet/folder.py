@@ -19,16 +19,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anonymousnet.anonymizer import Anonymizer, PhotoLike, Release
+from anonymousnet.anonymizer import Anonymizer, PhotoLike
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
-from anonymousnet.data.images import encode_photo, find_photos
+from anonymousnet.data.images import find_photos
 from anonymousnet.data.paths import beside, resolve_path
 from anonymousnet.data.store import private_folder, write_atomic
 from anonymousnet.data.subjects import Subjects, read_subjects
 from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError, UnnamedSubject
 from anonymousnet.privacy.ledger import Ledger
-from anonymousnet.protect import protect
+from anonymousnet.protect import Protected, protect
 from anonymousnet.report.release import SHOWN_FACES, ShownFace, release_page
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ def _release_chunk(job: _Job, photos: list[Path]) -> None:
         except AnonymousNetError as error:
             _withhold(job, photo, error)
             continue
-        _write(job, photo, done.release, done.likeness)
+        _write(job, photo, done)
 
 
 def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
@@ -191,8 +191,8 @@ def _withhold(job: _Job, photo: Path, error: BaseException) -> None:
     job.withheld.append({"photo": name, "kind": type(error).__name__, "reason": str(error)})
 
 
-def _write(job: _Job, photo: Path, release: Release, likeness: list[float] | None) -> None:
-    data, suffix = encode_photo(release.image, job.config.release.format, job.config.release.quality)
+def _write(job: _Job, photo: Path, done: Protected) -> None:
+    data, suffix, release, likeness = done.data, done.suffix, done.release, done.likeness
     relative = photo.relative_to(job.root)
     # The suffix says what the bytes are; where it changes, the old one stays in the name, so that no two collide.
     same = relative.suffix.lower() in _SAME_SUFFIX.get(suffix, (suffix,))
@@ -275,6 +275,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
         ("t", pa.float64()), ("covers", pa.string()),
         ("unprotected", pa.string()), ("strength", pa.float64()), ("region", pa.string()),
         ("perturbation", pa.float64()), ("weights", pa.string()), ("precision", pa.string()),
+        ("looks", pa.string()), ("smallest_face_px", pa.int32()), ("covered", pa.int32()),
         *[(name, pa.bool_()) for name in ATTRIBUTES],
     ])  # fmt: skip
     sink = io.BytesIO()

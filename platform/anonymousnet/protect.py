@@ -19,6 +19,10 @@ class Protected:
     """A photo that may be released. PRIVATE but for `release.photo` and the public evidence."""
 
     release: Release
+    data: bytes
+    """The released file."""
+    suffix: str
+    """Of its name, such as ".jpg"."""
     prepared: Prepared
     likeness: list[float] | None
     """Cosine of each released face to its source; None where no recogniser is configured."""
@@ -60,11 +64,13 @@ def _finished(anonymizer: Anonymizer, waiting: list[Prepared | Exception]) -> It
             yield part
             continue
         try:
-            release = anonymizer.finish(prepared, part)
-        except _BAD_PHOTO as error:
+            data, suffix, release = anonymizer.encode(prepared, anonymizer.finish(prepared, part))
+        except (WeightsError, ConfigError):
+            raise
+        except Exception as error:  # encoders fed odd sizes raise nearly anything
             yield error
             continue
-        yield Protected(release, prepared, anonymizer.likeness(prepared, part))
+        yield Protected(release, data, suffix, prepared, anonymizer.likeness(prepared, part))
 
 
 def together(run: Callable[[FaceBatch], FaceBatch], batches: Sequence[FaceBatch]) -> list[FaceBatch | Exception]:

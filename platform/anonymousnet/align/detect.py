@@ -47,7 +47,10 @@ class Detection:
     score: float
     """0 to 1."""
     points_52: Array
-    """(5, 2): left eye, right eye, nose, left and right mouth corner; 'left': of smaller x, as CelebA."""
+    """(5, 2): left eye, right eye, nose, left and right mouth corner; 'left' as CelebA: of smaller x in an upright
+    face."""
+    turn: float = 0.0
+    """Degrees clockwise by which the network saw the face turned. `box` is to be turned by it about its centre."""
 
 
 class Detector:
@@ -65,32 +68,23 @@ class Detector:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Detection]:
         """Faces of one photo, uint8 (H, W, 3), sorted by score (ties: by where the network saw them)."""
+        return self.above(rgb, self.config.detector_threshold)[0]
+
+    def above(self, rgb: NDArray[np.uint8], *thresholds: float) -> list[list[Detection]]:
+        """The same for several thresholds of one look."""
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
             raise ValueError(f"photo: expected uint8 of shape (H, W, 3), got {rgb.dtype} of shape {rgb.shape}")
-        longest = max(rgb.shape[:2])
-        scales = [min(max(longest, SMALL), self.config.detector_side) / longest]
-        while scales[-1] * longest > LARGE:
-            scales.append(scales[-1] / 4)
-        found = self._look(rgb, scales.pop())
-        while scales:  # from the coarsest look to the finest
-            found = _merge(found, self._look(rgb, scale := scales.pop()), LARGE / scale)
-        boxes, scores, points = found
-        order = np.argsort(-scores, kind="stable")
-        return [Detection(boxes[i], float(scores[i]), points[i]) for i in order]
+        outputs = [(scale, *self._run(rgb, scale)) for scale in scales(rgb.shape, self.config.detector_side)]
+        return [_from_outputs(outputs, threshold) for threshold in thresholds]
 
-    def _look(self, rgb: NDArray[np.uint8], scale: float) -> tuple[Array, Array, Array]:
-        """Run the network at one size: boxes (N, 4), scores (N,), points (N, 5, 2), in the photo's pixels."""
+    def _run(self, rgb: NDArray[np.uint8], scale: float) -> tuple[list[Array], Array]:
+        """Run the network at one size: its answers, and photo pixels per network pixel (2,)."""
         h, w = (max(1, round(side * scale)) for side in rgb.shape[:2])
         image = rgb
         if (h, w) != rgb.shape[:2]:
             image = np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
-        # Padded, not stretched: a stretched face is another face.
-        padded = np.zeros((1, 3, -(-h // 32) * 32, -(-w // 32) * 32), np.float32)
-        padded[0, :, :h, :w] = image.transpose(2, 0, 1)
-        outputs = self.session.run(None, {"input.1": padded})
-        boxes, scores, points = _decode(outputs, self.config.detector_threshold)
-        ratio = np.array([rgb.shape[1] / w, rgb.shape[0] / h], np.float32)
-        return boxes * np.tile(ratio, 2), scores, points * ratio
+        outputs = self.session.run(None, {"input.1": padded(image)[None]})
+        return outputs, np.array([rgb.shape[1] / w, rgb.shape[0] / h], np.float32)
 
     @property
     def session(self) -> Any:
@@ -106,6 +100,37 @@ class Detector:
             providers = ["CPUExecutionProvider"]
             self._session = onnxruntime.InferenceSession(_network(), options, providers=providers)
         return self._session
+
+
+def scales(shape: tuple[int, ...], side: int) -> list[float]:
+    """Sizes that a photo is looked at in, as shares of its own, the finest first."""
+    longest = max(shape[:2])
+    found = [min(max(longest, SMALL), side) / longest]
+    while found[-1] * longest > LARGE:
+        found.append(found[-1] / 4)
+    return found
+
+
+def padded(rgb: NDArray[np.uint8], multiple: int = 32) -> Array:
+    """(3, H, W) from 0 to 255, sides multiples of 32 or of a multiple of it: padded, not stretched, for a stretched
+    face is another face."""
+    h, w = rgb.shape[:2]
+    out = np.zeros((3, -(-h // multiple) * multiple, -(-w // multiple) * multiple), np.float32)
+    out[:, :h, :w] = rgb.transpose(2, 0, 1)
+    return out
+
+
+def _from_outputs(outputs: list[tuple[float, list[Array], Array]], threshold: float) -> list[Detection]:
+    """Looks at one photo, from the finest to the coarsest, merged; best first."""
+    found: tuple[Array, Array, Array] | None = None
+    for scale, output, ratio in reversed(outputs):
+        boxes, scores, points = decode(output, threshold)
+        seen = boxes * np.tile(ratio, 2), scores, points * ratio
+        found = seen if found is None else _merge(found, seen, LARGE / scale)
+    assert found is not None
+    boxes, scores, points = found
+    order = np.argsort(-scores, kind="stable")
+    return [Detection(boxes[i], float(scores[i]), points[i]) for i in order]
 
 
 def _network() -> bytes:
@@ -132,7 +157,7 @@ def _network() -> bytes:
     return content
 
 
-def _decode(outputs: list[Array], threshold: float) -> tuple[Array, Array, Array]:
+def decode(outputs: list[Array], threshold: float) -> tuple[Array, Array, Array]:
     """Heat, size, offset, landmarks (stride 4) to boxes (N, 4), scores (N,), points (N, 5, 2)."""
     heat, size, offset, landmarks = (output[0] for output in outputs)
     row, column = np.nonzero(heat[0] > threshold)

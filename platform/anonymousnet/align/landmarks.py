@@ -56,14 +56,15 @@ class Landmarker:
         matrices = similarity(coarse, face_px)
         if self.config.landmarks is None:
             return matrices, None
-        landmarks = self._landmarks(rgb, coarse)
+        landmarks = self.points(rgb, coarse)
         fine = five_from_68(torch.from_numpy(landmarks)).numpy()
         sure = strayed(fine, coarse) < STRAY
         if sure.any():
             matrices[sure] = similarity(fine[sure], face_px, five_from_68(mean_shape()).double().numpy())
         return matrices, landmarks
 
-    def _landmarks(self, rgb: Rgb, points_F52: Points) -> Points:
+    def points(self, rgb: Rgb, points_F52: Points) -> Points:
+        """The 68 landmarks (F, 68, 2) of faces whose five points are known, in pixels of the photo."""
         net = self._network()
         first = similarity(points_F52, net.config.px)
         found = self.runner(lambda crops: net(crops)[-1], crop_faces(rgb, first, net.config.px)).double().numpy()

@@ -68,7 +68,7 @@ def similarity(
     for i in np.flatnonzero(~sound):
         raise ProtectionFailed(
             f"face {i}: expected eyes, nose and mouth as a face has them, got {points[i].round(1).tolist()}; "
-            "the photo is withheld; raise align.detector_threshold if this is no face"
+            "the photo is withheld; leave it out"
         )
     shift = middle - a * centre
     rows = [[a.real, -a.imag, shift.real], [a.imag, a.real, shift.imag]]

@@ -8,12 +8,14 @@ here: the `onnx` package would add 33 MB for them. Equal to onnxruntime to 1e-4 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from anonymousnet.align import detect
 from anonymousnet.errors import WeightsError
@@ -50,6 +52,22 @@ class CenterFace(nn.Module):
         for layer, (inputs, output) in zip(self.layers, self.wires, strict=True):
             values[output] = layer(*(values[name] for name in inputs))
         return tuple(values[name] for name in self.answers)
+
+
+def fuse(net: CenterFace) -> CenterFace:
+    """The same network, in place, its normalisations folded into the convolutions before them: twice as fast."""
+    made = {output: i for i, (_, output) in enumerate(net.wires)}
+    used = Counter(name for inputs, _ in net.wires for name in inputs)
+    for i, (inputs, _) in enumerate(net.wires):
+        layer, source = net.layers[i], net.layers[made.get(inputs[0], i)]
+        alone = used[inputs[0]] == 1
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(source, nn.Conv2d | nn.ConvTranspose2d) and alone:
+            transposed = isinstance(source, nn.ConvTranspose2d)
+            net.layers[made[inputs[0]]] = fuse_conv_bn_eval(source, layer, transposed)
+            net.layers[i] = nn.Identity()
+        elif isinstance(layer, nn.ReLU):
+            layer.inplace = alone
+    return net
 
 
 class _Add(nn.Module):

@@ -35,6 +35,7 @@ SHOWN_FACES: int = 48
 KINDS: dict[str, str] = {
     "NoFaceFound": "no face was found, so nothing could be protected",
     "ProtectionFailed": "a face was seen but could not be replaced",
+    "UnpaintedFace": "the release still showed what looks like a face",
     "EmptyImage": "the file was empty",
     "UnreadableImage": "the file is not a picture that can be read here",
     "TruncatedImage": "the file stops before its picture does",

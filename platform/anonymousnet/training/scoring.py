@@ -24,9 +24,13 @@ from anonymousnet.nets.embedder import Embedder
 from anonymousnet.nets.generator import GeneratorConfig
 from anonymousnet.training.attributes import logits_of
 from anonymousnet.training.data import FaceTable
+from anonymousnet.training.detector_scores import score_detector
 from anonymousnet.training.embedder import embed, verification_by_subgroup, verification_scores
 from anonymousnet.training.generator_scores import Progress, score_generator
 from anonymousnet.training.landmark_scores import score_landmarks
+
+DETECTOR = "detector"
+"""What is scored under this name is no weights of ours but the search for faces as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,15 @@ def score_weights(
 ) -> Scores:  # fmt: skip
     """Score a classifier, an embedder, a generator or a landmark network on the faces of one partition.
 
+    `detector` as a name scores the search for faces (`detector_scores`), whatever the partition.
     `wild`: CelebA's photos as taken, for landmark networks.
 
     The majority baseline is the training partition's majority, which is what a constant answer could know.
     Raises ConfigError for weights of another kind, DataError for an empty partition.
     """
+    if name == DETECTOR:
+        photos, means, rows = score_detector(data, config, progress)
+        return Scores(name, photos, means, rows, [])
     read = weights.read(name)
     runner = Runner(config.device, config.precision, 64)
     if read.network == "dan":
