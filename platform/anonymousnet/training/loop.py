@@ -55,11 +55,13 @@ def train(
     first = load_checkpoint(out, engines, run)
     steps, batch = settings.steps or 1, settings.batch or 2
     started, losses = time.monotonic(), dict[str, float]()
+    epoch = task.epoch(data)
+    files = data.files if len(epoch) == len(data) else ()
     with Record(out, first) as record:
         for step in tqdm(
             range(first, steps), kind.name, steps, initial=first, unit="step", disable=quiet, mininterval=5
         ):
-            rows = rows_of_step(config.seed, step, batch, len(data), data.files)
+            rows = epoch[rows_of_step(config.seed, step, batch, len(epoch), files)]
             parts = take_step(task, engines, data.batch(rows, where[0]), step, config.seed, where)
             last = step + 1 == steps
             if last or step % LOG_EVERY == 0:

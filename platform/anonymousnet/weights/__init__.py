@@ -27,6 +27,7 @@ from anonymousnet.nets.codes import Codes, CodesConfig
 from anonymousnet.nets.dan import DAN, DANConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
+from anonymousnet.nets.painter import Painter, PainterConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -38,6 +39,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
     "dan": (DAN, DANConfig),
     "embedder": (Embedder, EmbedderConfig),
     "generator": (Generator, GeneratorConfig),
+    "painter": (Painter, PainterConfig),
     "surroundings": (Surroundings, ClassifierConfig),
     "translator": (Translator, TranslatorConfig),
 }
