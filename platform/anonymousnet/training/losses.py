@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -114,6 +116,13 @@ def masked_hinge_loss(
 def mean_inside(values_BHW: Tensor, inside_BHW: Tensor) -> Tensor:
     """Mean over the places that are inside (1, otherwise 0), B; 0 where none is."""
     return (values_BHW * inside_BHW).sum((1, 2)) / inside_BHW.sum((1, 2)).clamp(min=1)
+
+
+def perceptual_distance(painted: Sequence[Tensor], photo: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of feature maps, each over the spread of its photo's."""
+    pairs = zip(painted, photo, strict=True)
+    distances = [(a.float() - b.float()).abs().mean() / b.float().std().clamp(min=1e-3) for a, b in pairs]
+    return torch.stack(distances).mean()
 
 
 def code_loss(read_BC: Tensor, code_BC: Tensor) -> tuple[Tensor, Parts]:

@@ -51,7 +51,10 @@ def label(
         images = torch.from_numpy(faces).float().div_(127.5).sub_(1)
         found.append(runner(lambda x: net(x)[-1], images).numpy())
     points = np.concatenate(found) * (CROP / px) + [0, (HEIGHT - CROP) // 2]
-    table = {"name": np.array([f"{ALIGNED}/{name}" for name in celeba.names]), "landmarks_N682": np.float32(points)}
+    table: dict[str, Any] = {
+        "name": np.array([f"{ALIGNED}/{name}" for name in celeba.names]),
+        "landmarks_N682": np.float32(points),
+    }
     temporary = out.with_name(out.name + ".tmp")
     with temporary.open("wb") as file:
         np.savez(file, **table)

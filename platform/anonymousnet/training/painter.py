@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,12 +48,13 @@ from anonymousnet.training.losses import (
     generator_loss,
     masked_hinge_loss,
     mean_inside,
+    perceptual_distance,
     r1_penalty,
     region_l1,
     shape_distance,
     tone_distance,
 )  # fmt: skip
-from anonymousnet.training.placement import moved_faces, moved_points, moves, no_moves, often, turn
+from anonymousnet.training.placement import Faces, moved_faces, moved_points, moves, no_moves, often, turn
 from anonymousnet.training.task import Task
 
 R1_EVERY, R1_GAMMA = 16, 1.0
@@ -73,39 +73,6 @@ FEATURE_RATE = 0.5
 ALIKE = 0.25
 """Two faces may lend each other their shape where their turns differ by less."""
 MALE = INDEX["Male"]
-
-
-@dataclass(frozen=True, slots=True)
-class Faces:
-    """B faces as the networks see them, and what the painter may be told of each."""
-
-    images: Tensor
-    """B3HW in [-1, 1]"""
-    kinds: Tensor
-    """B, 0 face or 1 head"""
-    region: Tensor
-    """B1HW in {0, 1}"""
-    weight: Tensor
-    """B1HW in [0, 1]"""
-    lines: Tensor
-    """B4HW in [0, 1]"""
-    tone: Tensor
-    """B3 in [-1, 1]: the mean colour of the region"""
-    attributes: Tensor
-    """B40 in {0, 1}"""
-
-    def twice(self, lines: Tensor, attributes: Tensor) -> Faces:
-        """These faces, and below them the same with other lines and attributes."""
-        return Faces(
-            torch.cat([self.images, self.images]), torch.cat([self.kinds, self.kinds]),
-            torch.cat([self.region, self.region]), torch.cat([self.weight, self.weight]),
-            torch.cat([self.lines, lines]), torch.cat([self.tone, self.tone]),
-            torch.cat([self.attributes, attributes]),
-        )  # fmt: skip
-
-    def first(self, n: int) -> Faces:
-        """The first n."""
-        return Faces(*(getattr(self, field.name)[:n] for field in dataclasses.fields(self)))
 
 
 class PainterTask(Task):
@@ -208,9 +175,7 @@ class PainterTask(Task):
         points = moved_points(batch.landmarks_B682, size, matrices, mirrored, self.px)
         region, weight = self.regions_2.to(images)[kinds], self.weights_2.to(images)[kinds]
         tone = (images * region).sum((2, 3)) / region.sum((2, 3))
-        return Faces(
-            images, kinds, region, weight, landmark_lines(points, self.px), tone, batch.attributes_B40
-        )
+        return Faces(images, kinds, region, weight, landmark_lines(points, self.px), tone, batch.attributes_B40)
 
     def _painted(self, painter: nn.Module, told: Faces, latent: Tensor) -> Tensor:
         noise = draw.normal(len(latent), 1, self.px, self.px, device=latent.device)
@@ -291,8 +256,10 @@ class PainterTask(Task):
         return loss, parts
 
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
-        """Opinions of held-out faces, half of them with the region head. Real ones far below training faces' scores: the
-        discriminator knows those by heart."""
+        """Opinions of held-out faces, half of them with the region head.
+
+        Real ones far below training faces' scores: the discriminator knows those by heart.
+        """
         device = next(networks["painter"].parameters()).device
         batch = held_out.batch(np.arange(min(256, len(held_out))), device)
         faces = self._faces(batch, torch.arange(len(batch), device=device) % 2, *no_moves(len(batch)))
@@ -309,21 +276,19 @@ class PainterTask(Task):
             "feature_fake_held_out": -float(self._feature_loss(features(mixed[1]), faces)),
             "reads_back": float(same[inside].float().mean()),
             "tone": float(tone_distance(fake, faces.images, faces.weight)),
-            "apart": float(shape_distance(*paintings, faces.weight)),
+            "apart": float(shape_distance(paintings[0], paintings[1], faces.weight)),
         }  # fmt: skip
 
     def _latent(self, faces: Faces) -> Tensor:
         return draw.normal(len(faces.images), self.shape.latent, device=faces.images.device)
 
     def samples(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> Tensor | None:
-        """Columns of faces. Rows: photo; then for each region the context, painting A, painting A of another latent, and
-        with the next face's shape and attributes."""
+        """Columns of faces. Rows: photo; then for each region the context, painting A, painting A of another latent,
+        and with the next face's shape and attributes."""
         device = next(networks["painter"].parameters()).device
         batch = held_out.batch(np.arange(0, len(held_out), max(1, len(held_out) // 12))[:12], device)
         next_one = batch.landmarks_B682.roll(1, 0) if batch.landmarks_B682 is not None else None
-        others = dataclasses.replace(
-            batch, landmarks_B682=next_one, attributes_B40=batch.attributes_B40.roll(1, 0)
-        )
+        others = dataclasses.replace(batch, landmarks_B682=next_one, attributes_B40=batch.attributes_B40.roll(1, 0))
         rows = []
         for kind in range(len(self.regions_2)):
             kinds = torch.full((len(batch),), kind, device=device)
@@ -338,14 +303,8 @@ class PainterTask(Task):
         weights.write(folder, "painter", self.shape.model_dump(), networks["painter"].state_dict(), notes)
 
 
-def perceptual_distance(painted: list[Tensor], photo: list[Tensor]) -> Tensor:
-    """Mean absolute difference of maps, each over the spread of its photo's."""
-    pairs = zip(painted, photo, strict=True)
-    return torch.stack([(a.float() - b.float()).abs().mean() / b.float().std().clamp(min=1e-3) for a, b in pairs]).mean()
-
-
 def _frozen(discriminator: nn.Module, *inputs: Any) -> Any:
-    """Its verdict, of which it learns nothing: one that gathers gradients here would be silently wrong under DeepSpeed."""
+    """Its verdict, of which it learns nothing: gathering gradients here would be silently wrong under DeepSpeed."""
     discriminator.requires_grad_(False)
     verdict = discriminator(*inputs)
     discriminator.requires_grad_(True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,39 @@ MOST = 4
 """How often an epoch draws the rarest faces."""
 
 
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """B faces as the networks see them, and what the painter may be told of each."""
+
+    images: Tensor
+    """B3HW in [-1, 1]"""
+    kinds: Tensor
+    """B, 0 face or 1 head"""
+    region: Tensor
+    """B1HW in {0, 1}"""
+    weight: Tensor
+    """B1HW in [0, 1]"""
+    lines: Tensor
+    """B4HW in [0, 1]"""
+    tone: Tensor
+    """B3 in [-1, 1]: the mean colour of the region"""
+    attributes: Tensor
+    """B40 in {0, 1}"""
+
+    def twice(self, lines: Tensor, attributes: Tensor) -> Faces:
+        """These faces, and below them the same with other lines and attributes."""
+        return Faces(
+            torch.cat([self.images, self.images]), torch.cat([self.kinds, self.kinds]),
+            torch.cat([self.region, self.region]), torch.cat([self.weight, self.weight]),
+            torch.cat([self.lines, lines]), torch.cat([self.tone, self.tone]),
+            torch.cat([self.attributes, attributes]),
+        )  # fmt: skip
+
+    def first(self, n: int) -> Faces:
+        """The first n."""
+        return Faces(*(getattr(self, field.name)[:n] for field in dataclasses.fields(self)))
+
+
 def moves(n: int) -> tuple[Tensor, Tensor]:
     """(similarities (n, 2, 3) at random, as `affine_grid` takes them; whether to mirror (n,))."""
     return jitter_matrices(n, DEGREES, SCALE, SHIFT), draw.uniform(n) < 0.5
@@ -33,9 +69,9 @@ def no_moves(n: int) -> tuple[Tensor, Tensor]:
 
 
 def moved_faces(faces_B3HW: Tensor, matrices_B23: Tensor, mirrored_B: Tensor, px: int) -> Tensor:
-    """(B, 3, px, px): the centre crops of faces (W wide, H >= W high), mirrored, then moved. Edges repeat beyond the face.
+    """(B, 3, px, px): the centre crops of faces (W wide, H >= W high), mirrored, then moved.
 
-    Sampled at the faces' own resolution and averaged down: a photo's grain stays as it is.
+    Edges repeat beyond the face. Sampled at the faces' own resolution and averaged down: photos keep their grain.
     """
     high, wide = faces_B3HW.shape[-2:]
     device = faces_B3HW.device
@@ -59,12 +95,13 @@ def moved_points(
     # The matrices say where each pixel comes from; points go the other way.
     matrices = matrices_B23.to(device).float()
     back = torch.linalg.inv(matrices[:, :, :2])
-    return ((unit - matrices[:, None, :, 2]) @ back.transpose(1, 2) + 1) * (px / 2)
+    moved: Tensor = ((unit - matrices[:, None, :, 2]) @ back.transpose(1, 2) + 1) * (px / 2)
+    return moved
 
 
 def turn(points_B682: Tensor) -> Tensor:
-    """How far each face is turned, B: the nose's tip between the outer corners of the eyes, -1 at the left one, 1 at the
-    right one. 0 is the front; beyond 0.5 is a profile."""
+    """How far each face is turned, B: the nose's tip between the outer corners of the eyes, -1 at the left one, 1 at
+    the right one. 0 is the front; beyond 0.5 is a profile."""
     left, right, nose = (points_B682[:, i, 0] for i in (36, 45, 30))
     return (2 * nose - left - right) / (right - left).clamp(min=1e-3)
 

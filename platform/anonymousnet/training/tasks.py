@@ -27,8 +27,14 @@ from anonymousnet.training.translation import TranslatorTask
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
-        AttributesTask, EmbedderTask, GeneratorTask, LandmarksTask, PainterTask, SurroundingsTask, TranslatorTask,
-    )  # fmt: skip
+        AttributesTask,
+        EmbedderTask,
+        GeneratorTask,
+        LandmarksTask,
+        PainterTask,
+        SurroundingsTask,
+        TranslatorTask,
+    )
 }
 
 
@@ -72,12 +78,12 @@ def training_tables(
         part = celeba.part(partition)
         if not len(part):
             raise DataError(f"expected {partition} images in {data}, got none; check list_eval_partition.txt")
-        points: NDArray[np.float32] | None = None
+        landmarks: NDArray[np.float32] | None = None
         rows = slack_rows(px) if slack else 0
         if labels:  # other tasks take every face, whether its landmarks were found or not
-            part, points = _landmarks(data / labels, part, px, rows)
+            part, landmarks = _landmarks(data / labels, part, px, rows)
         faces = part.faces(px, progress, rows)
-        tables.append(FaceTable(faces, part.attributes, part.identities, points).numbered())
+        tables.append(FaceTable(faces, part.attributes, part.identities, landmarks).numbered())
     return tables[0], tables[1]
 
 
