@@ -115,7 +115,7 @@ class PainterTask(Task):
         }
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.config.lr or 4e-4, betas=(0.0, 0.99), fused=True)
+        return torch.optim.Adam(network.parameters(), lr=self.config.lr or 4e-4, betas=(0.0, 0.99))
 
     def lr(self, step: int) -> float:
         """Constant, then down to a tenth over the last fifth of the run."""
