@@ -17,7 +17,7 @@ from anonymousnet.nets.generator import FiLMBlock, style
 LINES = 4
 """Planes of landmark lines: jaw; brows and nose; eyes; mouth."""
 TONE = 3
-"""Numbers of the region's mean colour."""
+"""Numbers of the mean colour of the region `face`, whichever region is painted."""
 
 PATHS: tuple[tuple[tuple[int, ...], ...], ...] = (
     (tuple(range(17)),),

@@ -174,7 +174,8 @@ class PainterTask(Task):
         images = moved_faces(batch.faces_B3HW, matrices, mirrored, self.px)
         points = moved_points(batch.landmarks_B682, size, matrices, mirrored, self.px)
         region, weight = self.regions_2.to(images)[kinds], self.weights_2.to(images)[kinds]
-        tone = (images * region).sum((2, 3)) / region.sum((2, 3))
+        skin = self.regions_2[0].to(images)
+        tone = (images * skin).sum((2, 3)) / skin.sum((1, 2))
         return Faces(images, kinds, region, weight, landmark_lines(points, self.px), tone, batch.attributes_B40)
 
     def _painted(self, painter: nn.Module, told: Faces, latent: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Faces:
     lines: Tensor
     """B4HW in [0, 1]"""
     tone: Tensor
-    """B3 in [-1, 1]: the mean colour of the region"""
+    """B3 in [-1, 1]: the mean colour of the region face, whichever is painted"""
     attributes: Tensor
     """B40 in {0, 1}"""
 
