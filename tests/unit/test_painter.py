@@ -179,8 +179,8 @@ def test_what_a_composite_keeps_counts_as_real() -> None:
 
 def test_equal_maps_are_no_distance_apart() -> None:
     maps = [torch.rand(2, 4, 8, 8)]
-    assert perceptual_distance(maps, maps) == 0
-    assert perceptual_distance(maps, [maps[0] + 1]) > 1
+    assert perceptual_distance(maps, maps, [2.0]) == 0
+    assert perceptual_distance(maps, [maps[0] + 1], [2.0]) == pytest.approx(0.5)
 
 
 def test_landmarks_move_with_their_faces() -> None:

@@ -118,11 +118,10 @@ def mean_inside(values_BHW: Tensor, inside_BHW: Tensor) -> Tensor:
     return (values_BHW * inside_BHW).sum((1, 2)) / inside_BHW.sum((1, 2)).clamp(min=1)
 
 
-def perceptual_distance(painted: Sequence[Tensor], photo: Sequence[Tensor]) -> Tensor:
-    """Mean absolute difference of feature maps, each over the spread of its photo's."""
-    pairs = zip(painted, photo, strict=True)
-    distances = [(a.float() - b.float()).abs().mean() / b.float().std().clamp(min=1e-3) for a, b in pairs]
-    return torch.stack(distances).mean()
+def perceptual_distance(painted: Sequence[Tensor], photo: Sequence[Tensor], spreads: Sequence[float]) -> Tensor:
+    """Mean absolute difference of feature maps, each over its spread (standard deviation)."""
+    triples = zip(painted, photo, spreads, strict=True)
+    return torch.stack([(a.float() - b.float()).abs().mean() / spread for a, b, spread in triples]).mean()
 
 
 def code_loss(read_BC: Tensor, code_BC: Tensor) -> tuple[Tensor, Parts]:

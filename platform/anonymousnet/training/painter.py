@@ -32,6 +32,7 @@ from anonymousnet.errors import DataError
 from anonymousnet.nets.lite0 import Lite0, load_lite0
 from anonymousnet.nets.painter import Painter, PainterConfig, landmark_lines
 from anonymousnet.nets.painter_discriminator import (
+    SPREAD,
     FeatureDiscriminator,
     PixelDiscriminator,
     PixelDiscriminatorConfig,
@@ -147,7 +148,8 @@ class PainterTask(Task):
         )
         by_feature = self._feature_loss(_frozen(features.module, mixed), told)
         half = len(real.images) // 2
-        alike = perceptual_distance([maps[i][:half] for i in PERCEIVED], [real_maps[i][:half] for i in PERCEIVED])
+        near = [(maps[i][:half], real_maps[i][:half], SPREAD[i]) for i in PERCEIVED]
+        alike = perceptual_distance(*zip(*near, strict=True))
         painter.step(loss + FEATURE_WEIGHT * by_feature + float(np.interp(step, *PERCEPTUAL)) * alike)
         return parts | painter_parts | {"g_feature": by_feature.detach(), "perceptual": alike.detach()}
 

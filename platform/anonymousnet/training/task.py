@@ -91,7 +91,10 @@ class Task(ABC):
         generator, which the loop seeds from (seed, step)."""
 
     def epoch(self, data: FaceTable) -> NDArray[np.int64]:
-        """The rows of one epoch, each as often as the epoch draws it: here every row once."""
+        """The rows of one epoch, each as often as the epoch draws it: here every row once.
+
+        Shards are not asked: an epoch reads each of their rows once, on one worker or many.
+        """
         return np.arange(len(data))
 
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
