@@ -4,6 +4,7 @@
     FOLDER/list_attr_celeba.txt                 count, 40 names, then a row of 40 numbers (1 or -1) per image
     FOLDER/list_eval_partition.txt              0 train, 1 validation, 2 test
     FOLDER/identity_CelebA.txt                  image name and identity number
+    FOLDER/img_celeba_256/000114.webp ...       256x256 faces of photos as taken, aligned alike; not CelebA's own
 
 Lists may speak of more images than are there: rows whose file is missing are left out. CRLF line ends are fine.
 """
@@ -27,6 +28,8 @@ Partition = Literal["train", "validation", "test", "all"]
 PARTITIONS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
 ALIGNED = "img_align_celeba"
 """Folder of the aligned images."""
+LARGE = "img_celeba_256"
+"""Folder of the faces of photos as taken."""
 CROP = 178
 """Side of the centre crop of a 178x218 aligned image, in pixels."""
 HEIGHT = 218
@@ -107,6 +110,21 @@ class CelebA:
             for _ in zip(progress(range(len(self))), pool.map(decode, range(len(self))), strict=True):
                 pass
         return out
+
+
+def large_faces(folder: Path, face_px: int) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """(their aligned images' names, uint8 (N, 3, face_px, face_px)) of the faces of photos as taken.
+
+    Raises StorageError when there are none.
+    """
+    paths = sorted((folder / LARGE).glob("*.webp"))
+    if not paths:
+        raise StorageError(f"expected faces of photos as taken, aligned, in {folder / LARGE}/*.webp; found none")
+    faces = np.empty((len(paths), 3, face_px, face_px), np.uint8)
+    for face, path in zip(faces, paths, strict=True):
+        image = Image.open(path).convert("RGB").resize((face_px, face_px), Image.Resampling.BICUBIC)
+        face[:] = np.asarray(image).transpose(2, 0, 1)
+    return tuple(f"{path.stem}.jpg" for path in paths), faces
 
 
 def slack_rows(face_px: int) -> int:

@@ -39,6 +39,8 @@ class Task(ABC):
     """What the side of its faces must be a multiple of: its network halves them that often."""
     labels: ClassVar[str | None] = None
     """The file beside CelebA's images with the 68 landmarks that every face of it needs."""
+    large: ClassVar[bool] = False
+    """Whether it trains on the faces of photos as taken, which have more pixels than aligned ones."""
     slack: ClassVar[bool] = False
     """Whether it wants what aligned images show above and below the crop: the faces of its table are higher then."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anonymousnet.data.celeba import CROP, HEIGHT, CelebA, slack_rows
+from anonymousnet.data.celeba import CROP, HEIGHT, CelebA, large_faces, read_attributes, read_pairs, slack_rows
 from anonymousnet.data.shards import is_dataset
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import ConfigError, DataError
@@ -20,6 +20,7 @@ from anonymousnet.training.gan import GeneratorTask
 from anonymousnet.training.labels import labelled
 from anonymousnet.training.landmarks import LandmarksTask
 from anonymousnet.training.painter import PainterTask
+from anonymousnet.training.refiner import RefinerTask
 from anonymousnet.training.source import open_source
 from anonymousnet.training.task import Task
 from anonymousnet.training.translation import TranslatorTask
@@ -32,6 +33,7 @@ TASKS: dict[str, type[Task]] = {
         GeneratorTask,
         LandmarksTask,
         PainterTask,
+        RefinerTask,
         SurroundingsTask,
         TranslatorTask,
     )
@@ -58,10 +60,11 @@ def training_tables(
     labels: str | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows,
     slack: bool = False,
+    large: bool = False,
 ) -> tuple[FaceTable, FaceTable]:
     """(training, held out) faces at `px`: train and validation partitions of CelebA's folder, or of what `preprocess`
     made of one; synthetic where data is None. `labels`: the file of the landmarks that every face needs. `slack`: with
-    what aligned images show above and below the crop.
+    what aligned images show above and below the crop. `large`: the faces of photos as taken.
 
     Raises StorageError, AttributeTableError, DataError when the folder does not hold CelebA.
     """
@@ -72,6 +75,8 @@ def training_tables(
     if is_dataset(data):
         sources = [open_source(data, split, px, labels is not None) for split in ("train", "validation")]
         return sources[0].table(), sources[1].table()
+    if large:
+        return _large_tables(data, px)
     celeba = CelebA.open(data)
     tables = []
     for partition in ("train", "validation"):
@@ -85,6 +90,21 @@ def training_tables(
         faces = part.faces(px, progress, rows)
         tables.append(FaceTable(faces, part.attributes, part.identities, landmarks).numbered())
     return tables[0], tables[1]
+
+
+HELD_OUT_PEOPLE = 25
+"""One in so many people of the photos as taken is held out: all of them are of the train partition."""
+
+
+def _large_tables(folder: Path, px: int) -> tuple[FaceTable, FaceTable]:
+    names, faces = large_faces(folder, px)
+    listed, attributes = read_attributes(folder / "list_attr_celeba.txt")
+    row = {name: i for i, name in enumerate(listed)}
+    people = read_pairs(folder / "identity_CelebA.txt")
+    identities = np.array([people[name] for name in names])
+    table = FaceTable(faces, attributes[[row[name] for name in names]], identities)
+    held_out = np.isin(identities, np.unique(identities)[::HELD_OUT_PEOPLE])
+    return table.take(np.flatnonzero(~held_out)).numbered(), table.take(np.flatnonzero(held_out)).numbered()
 
 
 def _landmarks(path: Path, part: CelebA, px: int, slack: int) -> tuple[CelebA, NDArray[np.float32] | None]:
