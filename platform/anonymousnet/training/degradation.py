@@ -13,10 +13,12 @@ from torch import Tensor
 from anonymousnet import draw
 from anonymousnet.align.region import Region
 
-GRAIN, TINT, BLOTCHES = 0.05, 0.03, 0.05
+GRAIN, TINT, BLOTCHES = 0.04, 0.03, 0.05
 """Largest deviations: of single pixels, of the whole face's colour, of colours at 8 x 8 places."""
-RING, DOTS = 0.2, 0.002
-"""Largest height of a ring; share of pixels that are dots."""
+SOFTNESS, RING = 0.6, 0.2
+"""Largest share of a 3 x 3 mean; largest height of a ring."""
+DOTS, DOT = 0.001, 0.4
+"""Share of pixels that are dots; how far they are off."""
 
 
 def degraded(faces_B3HW: Tensor, regions: tuple[Region, ...], kinds_B: Tensor, fold: int) -> Tensor:
@@ -25,11 +27,11 @@ def degraded(faces_B3HW: Tensor, regions: tuple[Region, ...], kinds_B: Tensor, f
     small = F.interpolate(faces_B3HW, scale_factor=1 / fold, mode="bilinear", antialias=True)
     px = small.shape[-1]
     soft = F.avg_pool2d(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    small = torch.lerp(small, soft, _share(n, device))
+    small = torch.lerp(small, soft, SOFTNESS * _share(n, device))
     tint = draw.normal(n, 3, 1, 1, device=device) * TINT
     blotches = F.interpolate(draw.normal(n, 3, 8, 8, device=device) * BLOTCHES, (px, px), mode="bilinear")
     grain = draw.normal(n, 3, px, px, device=device) * GRAIN * _share(n, device)
-    dots = (draw.uniform(n, 1, px, px, device=device) < DOTS) * draw.normal(n, 3, 1, 1, device=device)
+    dots = (draw.uniform(n, 1, px, px, device=device) < DOTS) * draw.normal(n, 3, 1, 1, device=device) * DOT
     return small + tint + blotches * _share(n, device) + grain + dots + _ring(regions, kinds_B, px)
 
 

@@ -65,7 +65,7 @@ class RefinerTask(Task):
     weights: ClassVar[str] = "refiner"
     large: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
-        "steps": 8000, "batch": 8, "lr": 5e-4, "ema": 0.999, "px": 256, "width": 48,
+        "steps": 8000, "batch": 8, "lr": 5e-4, "ema": 0.998, "px": 256, "width": 48,
     }  # fmt: skip
 
     def __init__(self, config: TrainConfig, contents: Contents) -> None:
