@@ -27,7 +27,7 @@ from anonymousnet.training.augment import flip, shift
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.degradation import degraded
 from anonymousnet.training.engine import Engine
-from anonymousnet.training.losses import perceptual_distance
+from anonymousnet.training.losses import perceptual_distance, region_l1
 from anonymousnet.training.task import Task
 
 REGIONS = (FACE, HEAD)
@@ -94,14 +94,15 @@ class RefinerTask(Task):
         discriminator.set_lr(DISCRIMINATOR_RATE * self.lr(step))
         faces = shift(flip(batch.faces_B3HW), self.shape.px // 32)
         pairs = self._pairs(faces, draw.integers(len(REGIONS), len(faces), device=faces.device))
-        refined = pairs.composite(refiner.module(pairs.small, pairs.faces, pairs.region))
+        output = refiner.module(pairs.small, pairs.faces, pairs.region)
+        refined = pairs.composite(output)
         real, fake = self._windows(pairs.faces, refined)
         with torch.no_grad():
             real_maps = self._maps(real)
         maps = self._maps(fake)
         near = [(maps[i], real_maps[i], SPREAD[i]) for i in PERCEIVED]
         alike = perceptual_distance(*zip(*near, strict=True))
-        difference = (refined - pairs.faces).abs().mean() / pairs.weight.mean()
+        difference, _ = region_l1(output, pairs.faces, pairs.weight, FOLD)
         loss, parts = L1_WEIGHT * difference + alike, {"l1": difference.detach(), "perceptual": alike.detach()}
         if step >= ADVERSARIAL_FROM:
             parts |= self._discriminator_step(discriminator, real, fake.detach())
@@ -134,13 +135,12 @@ class RefinerTask(Task):
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
         """How far refined faces are from held-out ones, beside their bicubic enlargements."""
         refined, larger, pairs = self._held_out(networks["refiner"], held_out, min(48, len(held_out)))
-        share = pairs.weight.mean()
         real_maps = self._maps(pairs.faces)
         scores = {}
         for name, images in (("refined", refined), ("bicubic", larger)):
             maps = self._maps(images)
             near = [(maps[i], real_maps[i], SPREAD[i]) for i in PERCEIVED]
-            scores[f"{name}_l1"] = float((images - pairs.faces).abs().mean() / share)
+            scores[f"{name}_l1"] = float(region_l1(images, pairs.faces, pairs.weight, FOLD)[0])
             scores[f"{name}_perceptual"] = float(perceptual_distance(*zip(*near, strict=True)))
         return scores
 
