@@ -98,13 +98,15 @@ def test_a_killed_run_goes_on_to_the_same_losses(
 
 
 def test_faces_of_photos_as_taken_are_split_by_person(small_celeba: Path) -> None:
+    aligned, _ = training_tables(small_celeba, 64, 0, large=True)
+    assert aligned.faces_N3HW.shape[2:] == (64, 64)
     with pytest.raises(StorageError, match=LARGE):
-        training_tables(small_celeba, 64, 0, large=True)
+        training_tables(small_celeba, 192, 0, large=True)
     (small_celeba / LARGE).mkdir()
     for i in range(12):
         shade = np.full((256, 256, 3), 20 * i, np.uint8)
         Image.fromarray(shade).save(small_celeba / LARGE / f"{i + 1:06}.webp", lossless=True)
-    data, held_out = training_tables(small_celeba, 64, 0, large=True)
+    data, held_out = training_tables(small_celeba, 192, 0, large=True)
     assert len(data) + len(held_out) == 12
     assert len(held_out) >= 1
     shades = {int(face.mean()) for table in (data, held_out) for face in table.faces_N3HW}

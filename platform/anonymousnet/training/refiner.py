@@ -1,7 +1,8 @@
 """Task `refiner`: Stage III's enlargement of a painted face, on pairs that real faces give.
 
 A face is shrunk and spoilt as a painter spoils it (`degradation`), refined, and compared with itself: per pixel, on
-Lite0's feature maps, and by a small discriminator of patches, which comes in after the first steps.
+Lite0's feature maps, and by a small discriminator of patches, which comes in after the first steps. The network knows
+no size: with `train.px=176` it learns from aligned images, of which there are more, and goes on at 256 from there.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class RefinerTask(Task):
 
     name: ClassVar[str] = "refiner"
     weights: ClassVar[str] = "refiner"
+    px_multiple: ClassVar[int] = 16
     large: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "steps": 8000, "batch": 8, "lr": 5e-4, "ema": 0.998, "px": 256, "width": 48,

@@ -40,7 +40,7 @@ class Task(ABC):
     labels: ClassVar[str | None] = None
     """The file beside CelebA's images with the 68 landmarks that every face of it needs."""
     large: ClassVar[bool] = False
-    """Whether it trains on the faces of photos as taken, which have more pixels than aligned ones."""
+    """Whether it trains on the faces of photos as taken where `px` is more than aligned ones have."""
     slack: ClassVar[bool] = False
     """Whether it wants what aligned images show above and below the crop: the faces of its table are higher then."""
 

@@ -64,7 +64,8 @@ def training_tables(
 ) -> tuple[FaceTable, FaceTable]:
     """(training, held out) faces at `px`: train and validation partitions of CelebA's folder, or of what `preprocess`
     made of one; synthetic where data is None. `labels`: the file of the landmarks that every face needs. `slack`: with
-    what aligned images show above and below the crop. `large`: the faces of photos as taken.
+    what aligned images show above and below the crop. `large`: the faces of photos as taken,
+    where `px` is more than aligned images have.
 
     Raises StorageError, AttributeTableError, DataError when the folder does not hold CelebA.
     """
@@ -75,7 +76,7 @@ def training_tables(
     if is_dataset(data):
         sources = [open_source(data, split, px, labels is not None) for split in ("train", "validation")]
         return sources[0].table(), sources[1].table()
-    if large:
+    if large and px > CROP:
         return _large_tables(data, px)
     celeba = CelebA.open(data)
     tables = []
