@@ -33,7 +33,10 @@ def train(
     nodes: int | None, zero: int | None, address: str | None, endpoint_url: str | None, config_file: Path | None,
     overrides: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Train attributes, embedder, generator, translator or landmarks; a killed run goes on where it was."""
+    """Train attributes, embedder, generator, landmarks, painter, refiner or translator.
+
+    A killed run goes on where it was.
+    """
     from anonymousnet.config import Config
     from anonymousnet.training.tasks import task_named
 
@@ -48,7 +51,9 @@ def train(
 
         folder = None if synthetic else celeba(resolve_path(data) if data else None)
         px = config.train.over(kind.defaults).px or 128
-        tables = training_tables(folder, px, config.seed, task == "landmarks", lambda rows: bar("faces")(rows, None))
+        tables = training_tables(
+            folder, px, config.seed, kind.labels, lambda rows: bar("faces")(rows, None), kind.slack, kind.large
+        )
         result = run(kind, config, *tables, resolve_path(out))
     else:
         from anonymousnet.pipelines.train import train as scaled

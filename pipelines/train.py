@@ -39,7 +39,7 @@ def train(
     scale, px = config.scale, settings.px or 128
     _check(kind, scale, settings.batch or 2)
     filesystem, root = filesystem_of(data, endpoint_url)
-    needs_points = kind.name == "landmarks"
+    needs_points = kind.labels is not None
     source, held_out = (open_source(root, split, px, needs_points, filesystem) for split in ("train", "validation"))
     started, home = time.monotonic(), Home(out, endpoint_url)
     with ray_session(address):

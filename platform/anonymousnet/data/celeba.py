@@ -4,6 +4,7 @@
     FOLDER/list_attr_celeba.txt                 count, 40 names, then a row of 40 numbers (1 or -1) per image
     FOLDER/list_eval_partition.txt              0 train, 1 validation, 2 test
     FOLDER/identity_CelebA.txt                  image name and identity number
+    FOLDER/img_celeba_256/000114.webp ...       256x256 faces of photos as taken, aligned alike; not CelebA's own
 
 Lists may speak of more images than are there: rows whose file is missing are left out. CRLF line ends are fine.
 """
@@ -28,8 +29,12 @@ Partition = Literal["train", "validation", "test", "all"]
 PARTITIONS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
 ALIGNED = "img_align_celeba"
 """Folder of the aligned images."""
+LARGE = "img_celeba_256"
+"""Folder of the faces of photos as taken."""
 CROP = 178
 """Side of the centre crop of a 178x218 aligned image, in pixels."""
+HEIGHT = 218
+"""Of an aligned image, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +98,14 @@ class CelebA:
         return self.folder / ALIGNED / self.names[row]
 
     def faces(
-        self, face_px: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows
+        self, face_px: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows, slack: int = 0
     ) -> NDArray[np.uint8]:
-        """Decode all images: uint8 (N, 3, face_px, face_px), the centre crop, resized."""
-        out = np.empty((len(self), 3, face_px, face_px), np.uint8)
+        """Decode all images: uint8 (N, 3, face_px + 2 slack, face_px), the centre crop and `slack` rows above and below
+        it, resized."""
+        out = np.empty((len(self), 3, face_px + 2 * slack, face_px), np.uint8)
 
         def decode(row: int) -> None:
-            out[row] = centre_crop(Image.open(self.path(row)), face_px)
+            out[row] = centre_crop(Image.open(self.path(row)), face_px, slack)
 
         with ThreadPoolExecutor(2) as pool:
             for _ in zip(progress(range(len(self))), pool.map(decode, range(len(self))), strict=True):
@@ -107,12 +113,34 @@ class CelebA:
         return out
 
 
-def centre_crop(image: Image.Image, face_px: int) -> NDArray[np.uint8]:
-    """The aligned image's centre crop at `face_px`: uint8 (3, face_px, face_px)."""
-    left, top = (image.width - CROP) // 2, (image.height - CROP) // 2
+def large_faces(folder: Path, face_px: int) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """(their aligned images' names, uint8 (N, 3, face_px, face_px)) of the faces of photos as taken.
+
+    Raises StorageError when there are none.
+    """
+    paths = sorted((folder / LARGE).glob("*.webp"))
+    if not paths:
+        raise StorageError(f"expected faces of photos as taken, aligned, in {folder / LARGE}/*.webp; found none")
+    faces = np.empty((len(paths), 3, face_px, face_px), np.uint8)
+    for face, path in zip(faces, paths, strict=True):
+        image = Image.open(path).convert("RGB").resize((face_px, face_px), Image.Resampling.BICUBIC)
+        face[:] = np.asarray(image).transpose(2, 0, 1)
+    return tuple(f"{path.stem}.jpg" for path in paths), faces
+
+
+def slack_rows(face_px: int) -> int:
+    """Rows that an aligned image has above its centre crop, and below it, at `face_px`."""
+    return (HEIGHT - CROP) // 2 * face_px // CROP
+
+
+def centre_crop(image: Image.Image, face_px: int, slack: int = 0) -> NDArray[np.uint8]:
+    """The aligned image's centre crop at `face_px`, with `slack` rows above and below: uint8
+    (3, face_px + 2 slack, face_px)."""
+    left, top, beyond = (image.width - CROP) // 2, (image.height - CROP) // 2, slack * CROP / face_px
     small = image.convert("RGB").resize(
-        (face_px, face_px), Image.Resampling.BICUBIC, (left, top, left + CROP, top + CROP)
-    )
+        (face_px, face_px + 2 * slack), Image.Resampling.BICUBIC,
+        (left, top - beyond, left + CROP, top + CROP + beyond),
+    )  # fmt: skip
     return np.asarray(small).transpose(2, 0, 1)
 
 

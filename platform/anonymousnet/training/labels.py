@@ -1,4 +1,5 @@
-"""The teacher's 68 landmarks (`training.teacher` writes them beside CelebA's images), and which of them are labels."""
+"""68 landmarks beside CelebA's images (`training.teacher` and `training.network_labels` write them), and which of
+them are labels."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from anonymousnet.nets.dan import five_from_68
 
 LANDMARKS = "landmarks_68.npz"
 """The teacher's file, beside the images; its columns: `teacher.label`."""
+NETWORK_LANDMARKS = "landmarks_68_network.npz"
+"""The shipped network's file, beside the images; its columns: `network_labels.label`."""
 GUESSED = 0.15
 """Where the teacher's own answers lie further apart, as a share of the eyes' distance, it guesses."""
 
@@ -34,7 +37,7 @@ def read_labels(path: Path) -> dict[str, NDArray[np.generic]]:
 def labelled(path: Path, names: Sequence[str]) -> NDArray[np.float32]:
     """(N, 68, 2) labels of aligned images by file name, in pixels of the image; NaN where they have none."""
     labels = read_labels(path)
-    known = trusted(labels)
+    known = trusted(labels) if "spread_N" in labels else np.ones(len(labels["name"]), np.bool_)
     found = {Path(n).name: i for i, n in enumerate(labels["name"].tolist()) if ALIGNED in n and known[i]}
     points = np.concatenate([labels["landmarks_N682"], np.full((1, 68, 2), np.nan)]).astype(np.float32)
     return np.asarray(points[[found.get(name, -1) for name in names]])

@@ -21,6 +21,7 @@ from anonymousnet.nets.dan import DAN, DANConfig, five_from_68, landmark_loss
 from anonymousnet.training.augment import erase, jitter_matrices, recolour, weather
 from anonymousnet.training.data import Batch, Contents, FaceTable
 from anonymousnet.training.engine import Engine
+from anonymousnet.training.labels import LANDMARKS
 from anonymousnet.training.task import Task
 
 FAILED = 0.10
@@ -40,6 +41,7 @@ class LandmarksTask(Task):
     name: ClassVar[str] = "landmarks"
     weights: ClassVar[str] = "landmarks"
     px_multiple: ClassVar[int] = 16
+    labels: ClassVar[str | None] = LANDMARKS
     defaults: ClassVar[dict[str, Any]] = {
         "steps": 6000, "batch": 32, "lr": 1e-3, "ema": 0.998, "px": 112, "width": 32,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -55,11 +56,12 @@ def train(
     first = load_checkpoint(out, engines, run)
     steps, batch = settings.steps or 1, settings.batch or 2
     started, losses = time.monotonic(), dict[str, float]()
+    epoch = np.arange(len(data)) if data.files else task.epoch(data)
     with Record(out, first) as record:
         for step in tqdm(
             range(first, steps), kind.name, steps, initial=first, unit="step", disable=quiet, mininterval=5
         ):
-            rows = rows_of_step(config.seed, step, batch, len(data), data.files)
+            rows = epoch[rows_of_step(config.seed, step, batch, len(epoch), data.files)]
             parts = take_step(task, engines, data.batch(rows, where[0]), step, config.seed, where)
             last = step + 1 == steps
             if last or step % LOG_EVERY == 0:

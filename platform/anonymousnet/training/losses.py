@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,25 +69,59 @@ def gradient_penalty(scores_B: Tensor, mixed_B3HW: Tensor) -> Tensor:
     return penalty
 
 
-def region_l1(painted: Tensor, target: Tensor, weight_1HW: Tensor, pool: int) -> tuple[Tensor, Tensor]:
-    """(fine, coarse): mean absolute difference in the weighted region, per pixel and after `pool`x`pool` averaging."""
-    difference = (painted - target) * weight_1HW
-    share = weight_1HW.mean()
-    return difference.abs().mean() / share, F.avg_pool2d(difference, pool).abs().mean() / share
+def region_l1(painted: Tensor, target: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor]:
+    """(fine, coarse): mean absolute difference in the weighted region, per pixel and after `pool`x`pool` averaging.
+
+    `weight`: 1HW, or B1HW where faces have regions of their own; so below.
+    """
+    difference = (painted - target) * weight / _share(weight)
+    return difference.abs().mean(), F.avg_pool2d(difference, pool).abs().mean()
 
 
-def shape_distance(a: Tensor, b: Tensor, weight_1HW: Tensor) -> Tensor:
+def _share(weight: Tensor) -> Tensor:
+    """Mean weight of a region."""
+    return weight.mean((-2, -1), keepdim=True)
+
+
+def shape_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Mean absolute difference of two paintings in the region after 4x4 averaging, their overall colours aside."""
     difference = a - b
-    colour = (difference * weight_1HW).mean((2, 3), keepdim=True) / weight_1HW.mean()
-    return F.avg_pool2d((difference - colour) * weight_1HW, 4).abs().mean() / weight_1HW.mean()
+    colour = (difference * weight).mean((2, 3), keepdim=True) / _share(weight)
+    return F.avg_pool2d((difference - colour) * weight / _share(weight), 4).abs().mean()
 
 
-def tone_distance(painted: Tensor, target: Tensor, weight_1HW: Tensor) -> Tensor:
+def tone_distance(painted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Mean absolute difference of the region's overall colour, in each quarter of the face: skin tone and the side the
     light comes from, which the surroundings show."""
-    difference = (painted - target) * weight_1HW
-    return F.adaptive_avg_pool2d(difference, 2).abs().mean() / weight_1HW.mean()
+    difference = (painted - target) * weight / _share(weight)
+    return F.adaptive_avg_pool2d(difference, 2).abs().mean()
+
+
+def masked_hinge_loss(
+    real_BHW: Tensor, fake_BHW: Tensor, real_places_BHW: Tensor, fake_places_BHW: Tensor
+) -> tuple[Tensor, Parts]:
+    """Hinge loss of a discriminator on maps of logits (Lim & Ye, 2017). Places: 1 where a region is seen, otherwise 0.
+
+    Where a composite keeps the photo it counts as real, at half the weight: no head may condemn that, and the painter's
+    gradient lies in the region and at its rim.
+    """
+    inside = mean_inside(F.relu(1 - real_BHW), real_places_BHW).mean()
+    inside = inside + mean_inside(F.relu(1 + fake_BHW), fake_places_BHW).mean()
+    outside = mean_inside(F.relu(1 - real_BHW), 1 - real_places_BHW).mean()
+    outside = outside + mean_inside(F.relu(1 - fake_BHW), 1 - fake_places_BHW).mean()
+    parts = {"real": mean_inside(real_BHW, real_places_BHW), "fake": mean_inside(fake_BHW, fake_places_BHW)}
+    return inside + 0.5 * outside, {name: value.detach().mean() for name, value in parts.items()}
+
+
+def mean_inside(values_BHW: Tensor, inside_BHW: Tensor) -> Tensor:
+    """Mean over the places that are inside (1, otherwise 0), B; 0 where none is."""
+    return (values_BHW * inside_BHW).sum((1, 2)) / inside_BHW.sum((1, 2)).clamp(min=1)
+
+
+def perceptual_distance(painted: Sequence[Tensor], photo: Sequence[Tensor], spreads: Sequence[float]) -> Tensor:
+    """Mean absolute difference of feature maps, each over its spread (standard deviation)."""
+    triples = zip(painted, photo, spreads, strict=True)
+    return torch.stack([(a.float() - b.float()).abs().mean() / spread for a, b, spread in triples]).mean()
 
 
 def code_loss(read_BC: Tensor, code_BC: Tensor) -> tuple[Tensor, Parts]:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anonymousnet import weights
@@ -35,6 +37,12 @@ class Task(ABC):
     """What a worker's share of a batch must be a multiple of."""
     px_multiple: ClassVar[int] = 32
     """What the side of its faces must be a multiple of: its network halves them that often."""
+    labels: ClassVar[str | None] = None
+    """The file beside CelebA's images with the 68 landmarks that every face of it needs."""
+    large: ClassVar[bool] = False
+    """Whether it trains on the faces of photos as taken where `px` is more than aligned ones have."""
+    slack: ClassVar[bool] = False
+    """Whether it wants what aligned images show above and below the crop: the faces of its table are higher then."""
 
     def __init__(self, config: TrainConfig, contents: Contents) -> None:
         self.config = config
@@ -83,6 +91,13 @@ class Task(ABC):
     def train_step(self, batch: Batch, engines: Mapping[str, Engine], step: int) -> dict[str, Tensor]:
         """One update of every network. Returns losses and other scalars (detached). Randomness: torch's global
         generator, which the loop seeds from (seed, step)."""
+
+    def epoch(self, data: FaceTable) -> NDArray[np.int64]:
+        """The rows of one epoch, each as often as the epoch draws it: here every row once.
+
+        Shards are not asked: an epoch reads each of their rows once, on one worker or many.
+        """
+        return np.arange(len(data))
 
     def validate(self, networks: Mapping[str, nn.Module], held_out: FaceTable) -> dict[str, float]:
         """Scores of the averaged networks on held-out faces."""

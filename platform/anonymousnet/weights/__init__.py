@@ -28,6 +28,8 @@ from anonymousnet.nets.codes import Codes, CodesConfig
 from anonymousnet.nets.dan import DAN, DANConfig
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
 from anonymousnet.nets.generator import Generator, GeneratorConfig
+from anonymousnet.nets.painter import Painter, PainterConfig
+from anonymousnet.nets.refiner import Refiner, RefinerConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -39,6 +41,8 @@ NETWORKS: dict[str, tuple[type[nn.Module], Any]] = {
     "dan": (DAN, DANConfig),
     "embedder": (Embedder, EmbedderConfig),
     "generator": (Generator, GeneratorConfig),
+    "painter": (Painter, PainterConfig),
+    "refiner": (Refiner, RefinerConfig),
     "surroundings": (Surroundings, ClassifierConfig),
     "translator": (Translator, TranslatorConfig),
 }
