@@ -66,7 +66,7 @@ FILE = click.option("--keys", "file", type=FOLDER, default=Path("~/.anonymousnet
 @keys.command("new")
 @click.argument("name")
 @FILE
-@click.option("--max-epsilon", type=float, help="Largest epsilon a request may ask for [as the server's].")
+@click.option("--max-epsilon", type=float, help="Most epsilon of a photo, all its faces together [no limit].")
 @click.option("--min-strength", type=float, help="Least strength a request may ask for [as the server's].")
 @click.option("--budget", type=float, help="Most epsilon that all photos of the key may spend together [no limit].")
 @click.option("--per-minute", type=int, help="Photos in any minute [no limit].")

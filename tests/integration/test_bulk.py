@@ -206,6 +206,7 @@ def test_the_manifest_says_what_was_released(done: Done) -> None:
     assert signer == done.summary["signer"]
     assert statement["counts"]["released"] == done.summary["released"]
     assert statement["privacy"]["epsilon_per_face"] == pytest.approx(10, abs=1e-3)
+    assert statement["privacy"]["max_epsilon_per_photo"] >= statement["privacy"]["mean_epsilon_per_photo"] >= 10 - 1e-3
     rows = [
         r for n in statement["files"] if "part-" in n for r in pq.read_table(io.BytesIO(done.release[n])).to_pylist()
     ]
@@ -420,6 +421,9 @@ def test_a_folder_goes_the_same_way_when_asked_and_may_copy_what_has_no_face(
     assert b"secret words" not in (out / "wall.jpg").read_bytes()
     rows = {row["object"]: row for row in pq.read_table(out / "manifest" / "part-00000.parquet").to_pylist()}
     assert (rows["wall.jpg"]["faces"], rows["wall.jpg"]["epsilon"]) == ([], 0)
+    assert (rows["wall.jpg"]["photo_epsilon"], rows["wall.jpg"]["account"]) == (0, "")
+    for row in rows.values():
+        assert row["photo_epsilon"] == pytest.approx(len(row["faces"]) * row["epsilon"])
     run("anonymize", source, tmp_path / "plain", *sets(small_weights))
     assert (tmp_path / "plain" / "a.jpg").read_bytes() == (out / "a.jpg").read_bytes()
 
