@@ -46,6 +46,8 @@ from anonymousnet.stage import Stage
 
 READERS = ("attributes", "surroundings")
 """Networks of Stage I: randomness is derived for what they read."""
+PREDICTED = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000"})
+"""Formats that code what lies outside hidden blocks from what lies in them (ADR 20)."""
 PhotoLike = str | Path | bytes | Image.Image | NDArray[np.generic]
 
 
@@ -248,9 +250,7 @@ class Anonymizer:
         rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23, self.region)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
         smallest = smallest_face_px(image.rgb.shape, self.config.align)
-        faces = tuple(
-            ReleasedFace(self._evidence(done, i, prepared.account, smallest), pixels[i]) for i in range(len(done))
-        )
+        faces = tuple(ReleasedFace(self._evidence(done, i, prepared, smallest), pixels[i]) for i in range(len(done)))
         # Transparency inside the region is the source's too: it is released as opaque.
         alpha = None if image.alpha is None else np.where(prepared.hidden_HW, np.uint8(255), image.alpha)
         return Release(Photo(rgb, alpha, image.format), faces)
@@ -275,20 +275,26 @@ class Anonymizer:
         cosines: list[float] = (vectors[: len(source)] * vectors[len(source) :]).sum(1).tolist()
         return cosines
 
-    def _evidence(self, done: FaceBatch, i: int, account: Account, smallest_face_px: int) -> Evidence:
+    def _evidence(self, done: FaceBatch, i: int, prepared: Prepared, smallest_face_px: int) -> Evidence:
         assert done.released_B40 is not None
         assert done.probabilities_B40 is not None
         assert done.read_B40 is not None
         released, probabilities = done.released_B40[i].tolist(), done.probabilities_B40[i].tolist()
         outside = self.region.outside if done.strength > 0 else frozenset[str]()
         epsilon = float(done.public["epsilon"]) + self.config.align.epsilon
+        covered = covers(self.mechanism, done.strength, self.region, True, self.config.align.epsilon)
+        if prepared.image.format in PREDICTED:
+            covered += (
+                f" The source was a {prepared.image.format} file, whose coding spreads traces of hidden pixels beyond "
+                "what is hidden: photos that were alike outside when they were taken need not be so as files."
+            )
         public = PublicEvidence(
             released=dict(zip(ATTRIBUTES, released, strict=True)),
             epsilon=epsilon,
             photo_epsilon=len(done) * epsilon,
-            account=account,
+            account=prepared.account,
             t=float(done.public["t"]),
-            covers=covers(self.mechanism, done.strength, self.region, True, self.config.align.epsilon),
+            covers=covered,
             unprotected=tuple(sorted(outside | set(done.public["unprotected"]))),
             strength=done.strength,
             region=self.region.name,

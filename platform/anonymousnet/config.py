@@ -16,9 +16,12 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from anonymousnet.config_align import AlignConfig as AlignConfig
 from anonymousnet.config_section import Section
 from anonymousnet.config_serve import ServeConfig
 from anonymousnet.config_serve import TuringConfig as TuringConfig
+from anonymousnet.config_train import ScaleConfig as ScaleConfig
+from anonymousnet.config_train import TrainConfig as TrainConfig
 from anonymousnet.data.attributes import ATTRIBUTES, RegionName
 from anonymousnet.data.paths import UserPath, resolve_path
 from anonymousnet.errors import ConfigError
@@ -26,26 +29,6 @@ from anonymousnet.errors import ConfigError
 STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
 """Strength -> how many cells per side of the pixelated source region the generator sees (0 = none, None = the
 whole face)."""
-
-
-class AlignConfig(Section):
-    """Photo to aligned faces."""
-
-    detector_threshold: float = Field(0.35, gt=0, lt=1)
-    """Score above which the detector's answer counts as a face. Low on purpose: a face missed is a face unprotected."""
-    detector_side: int = Field(1024, ge=64, le=8192)
-    """Photos are shrunk so that their longer side is at most this many pixels before detection."""
-    epsilon: float = Field(0.0, ge=0)
-    """What the place of a crop, drawn on a coarse grid, may spend on lying nearer to its face; counted per face."""
-    looks: Literal["all", "fast"] = "all"
-    """`all`: faces turned any way, and small ones in large photos, are looked for too. `fast`: one look at the photo
-    as it stands, for those who know that their photos show upright and large faces alone; the evidence says so."""
-    unpainted: Literal["quarantine", "cover"] = "quarantine"
-    """A photo whose release still shows what looks like a face: withheld, or that place covered by a plain patch."""
-    landmarks: str | None = "landmarks"
-    """Network whose 68 landmarks place the crop, by name or path; null: the detector's five points do."""
-    max_pixels: int = Field(64_000_000, ge=1)
-    """Photos that decode to more pixels than this are refused."""
 
 
 class PredictConfig(Section):
@@ -196,59 +179,6 @@ class BulkConfig(Section):
     """What stands beside archived photos: dropped, or text and numbers copied, pictures protected, all else dropped."""
     image_column: str | None = None
     """Column of Parquet files that the rows are about; null: the first one with pictures, usual names first."""
-
-
-class TrainConfig(Section):
-    """What every training task shares; null means the task's own default (`anonymousnet train TASK --help`)."""
-
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps of the whole run."""
-    batch: int | None = Field(None, ge=2)
-    """Faces per step."""
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate."""
-    ema: float | None = Field(None, ge=0, lt=1)
-    """Decay of the exponential moving average of the weights; 0 switches it off."""
-    px: int | None = Field(None, ge=32, le=512, multiple_of=16)
-    """Side of the faces the network works on, in pixels."""
-    width: int | None = Field(None, ge=4, le=512)
-    """Channels of the network's first layer."""
-    region: RegionName = "face"
-    """What a generator learns to paint."""
-    start: str | None = None
-    """Weights to start from, by name or path: all tensors that the networks share with them; null: from scratch."""
-    checkpoint_every: int = Field(200, ge=1)
-    """Steps between checkpoints."""
-    validate_every: int = Field(1000, ge=1)
-    """Steps between validations and sample grids."""
-
-    def over(self, defaults: dict[str, Any]) -> TrainConfig:
-        """These settings, with nulls filled from a task's defaults.
-
-        Where `batch` is set and `lr` is not, the learning rate grows with the batch's square root, as Adam wants it
-        (Malladi et al., NeurIPS 2022). `batch` counts the faces of all workers: more workers change no curve.
-        """
-        given = self.model_dump(exclude_none=True, exclude_unset=True)
-        if "batch" in given and "lr" not in given and "lr" in defaults:
-            defaults = {**defaults, "lr": defaults["lr"] * (given["batch"] / defaults["batch"]) ** 0.5}
-        return TrainConfig.model_validate({**defaults, **given})
-
-
-class ScaleConfig(Section):
-    """Training over many workers: Ray Train drives them, DeepSpeed averages them."""
-
-    workers: int | None = Field(None, ge=1)
-    """Training processes; null: this process alone, without Ray."""
-    gpus_per_worker: float = Field(0, ge=0)
-    """GPUs that each worker holds; 0 trains on CPUs (gloo instead of NCCL)."""
-    nodes: int = Field(1, ge=1)
-    """Fewest machines to begin with; workers are spread over them."""
-    zero: int = Field(1, ge=0, le=3)
-    """DeepSpeed ZeRO stage: 1 shares out optimizer states, 2 gradients too, 3 weights too."""
-    failures: int = Field(3, ge=0)
-    """How often workers may die before the run ends; what is trained stays in the checkpoints."""
-    deadline_s: float = Field(900, gt=0)
-    """Longest wait for machines, and between two steps, in seconds; then the run ends with an error."""
 
 
 class Config(Section):

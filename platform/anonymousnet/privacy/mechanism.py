@@ -24,25 +24,27 @@ tree. The groups share no attribute, so one x takes the largest and one x' the l
 once: the bound is attained. For a root it is c = ln(1 + gamma / ((1-gamma) p)) with p the share of its rarest
 cell. QED.
 
-**Theorem (pixels of the face region).** Let two photos agree outside the painted region and in the alignment,
-and let Stage III run at strength 1. Then every released picture is at most e^epsilon times likelier under one
-than under the other. *Proof.* The picture is a function of: what lies outside the region, the alignment, the
-networks, the identity code, and y. All but y are the same for both photos, and y = M(x) with x = Stage I's
-reading of the photo and of its surroundings, which are the same; apply the theorem above to x and x', and note that
-a function of y tells no more than y (post-processing; Stage IV and file encoding included). QED.
+**Theorem (pixels of the face region).** Let two photos of one face agree outside what is hidden, let the place of its
+crop reach both faces (`align/place.py`), and let Stage III run at strength 1. Then every released picture is at most
+e^epsilon times likelier under one than under the other, epsilon being the mechanism's and the place's together.
+*Proof.* The picture is a function of: what lies outside what is hidden, the place, the networks, the identity code, and
+y. Given the place, all but y are the same for both photos, and y = M(x) with x = Stage I's reading of the photo and of
+its surroundings, which are the same; apply the theorem above to x and x', and note that a function of y tells no more
+than y (post-processing; Stage IV, file encoding and looking at the released file included). The place and y are drawn
+with independent numbers; the place's chances differ by its own epsilon at most, and the two factors multiply. QED.
 
-**Theorem (photos of several faces).** Let two photos of n faces agree outside the n painted regions and in the
-alignment of all n faces. Then every release of the whole photo is at most e^(n epsilon) times likelier under one than
+**Theorem (photos of several faces).** Let two photos of n faces agree outside what is hidden, and let the n places
+reach the faces of both. Then every release of the whole photo is at most e^(n epsilon) times likelier under one than
 under the other, and n epsilon is the smallest number for which this holds of the n released vectors together.
 *Neighbouring relation.* Every hidden pixel of every face may change at once: whoever is shown twice in a photo, or
 stands beside a relative, is covered with all of it. Photos that differ in k of their n faces alone: k epsilon.
-*Proof.* All n regions are blanked before any face's surroundings are read, so face i's reading x_i is a function of
-face i's own hidden pixels and of what both photos share. Each face draws with a key of its own, so its uniforms are
-independent of the others' (condition 6), and P[M(x_1) = y_1, ..., M(x_n) = y_n] is the product of n chances. The
-theorem on labels bounds each factor's ratio by e^epsilon, and attains it: x_1 = ... = x_n and x'_1 = ... = x'_n at the
-worst pair and y attain all n at once. The picture is a function of what both photos share and of y_1 ... y_n
-(post-processing). Where two regions overlap, a hidden pixel is read for both faces: it then changes two readings, which
-the sum over all n faces counts. QED. (Basic composition: Dwork & Roth 2014, theorem 3.14.)
+*Proof.* All n regions are blanked before any face's surroundings are read, and every hidden pixel has one owner
+(`align/warp.owners`), so face i's reading x_i is a function of face i's own hidden pixels and of what both photos
+share. Each face draws with a key of its own, so its uniforms are independent of the others' (condition 6), and
+P[M(x_1) = y_1, ..., M(x_n) = y_n] is the product of n chances. The theorem on labels bounds each factor's ratio by
+e^epsilon, and attains it: x_1 = ... = x_n and x'_1 = ... = x'_n at the worst pair and y attain all n at once. The
+picture is a function of what both photos share and of y_1 ... y_n (post-processing). QED. (Basic composition: Dwork &
+Roth 2014, theorem 3.14.)
 
 *Conditions.* (1) Neither Stage III nor what reads the surroundings sees anything of the region, which is blanked
 before anything is computed from it; (2) the code comes from the key, the release and
@@ -271,9 +273,9 @@ def covers(mechanism: Mechanism, strength: float, region: Region, guarantee: boo
         words.append(f"Read in the surroundings, not in the {region.name}: {', '.join(mechanism.followed)}")
     if strength == 1 and guarantee:
         words.append(
-            "The painted regions were made from these attributes alone: for any two photos that agree outside the "
-            "painted regions and in the alignment, the release is epsilon-DP for the pixels of a face, and for a photo "
-            "of n faces n times that epsilon covers the pixels of all"
+            "The painted regions were made from these attributes alone: for any two photos that agree outside what "
+            "is hidden and whose faces lie within reach of their crops' places, the release is epsilon-DP for the "
+            "pixels of a face, and for a photo of n faces n times that epsilon covers the pixels of all"
         )
     elif strength == 1:
         words.append("Not the pixels: a policy that looks at the source region again was switched on")
@@ -281,7 +283,8 @@ def covers(mechanism: Mechanism, strength: float, region: Region, guarantee: boo
         words.append(f"Not the pixels: at strength {strength:g} the generator saw some of the source region")
     words.append(
         f"Not covered: everything outside the painted region ({region.around}, and the attributes "
-        "that show there), the alignment, other photos of the same person, and anyone who holds the key"
+        "that show there), that a face lies within reach of its place, other photos of the same person, and anyone who "
+        "holds the key"
     )
     return ". ".join(words) + "."
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from anonymousnet.align.finder import Finder
 from anonymousnet.align.region import REGIONS
-from anonymousnet.align.warp import Rgb, hidden
+from anonymousnet.align.warp import Rgb, owners
 from anonymousnet.config import Config
 from anonymousnet.data.images import Photo, find_photos, load_photo
 from anonymousnet.device import Runner
@@ -83,7 +83,7 @@ def _open(finder: Finder, rgb: Rgb, points_52: Points, config: Config) -> bool:
     region = REGIONS[config.synthesize.region]
     faces = finder(Photo(rgb, None, "PNG"), region, FACE_PX)
     matrices = np.array([face.matrix_23 for face in faces]).reshape(-1, 2, 3)
-    painted = hidden(rgb.shape[:2], matrices, FACE_PX, region)
+    painted = owners(rgb.shape[:2], matrices, FACE_PX, region) > 0
     x, y = np.clip(np.floor(points_52).astype(int), 0, (rgb.shape[1] - 1, rgb.shape[0] - 1)).T
     return int((~painted[y, x]).sum()) >= 2
 
