@@ -104,7 +104,7 @@ def test_the_table_has_a_row_per_face_and_only_public_columns(done: tuple[Summar
     assert len(table) == summary.faces >= 10
     assert set(table.columns) == {
         "photo", "face", "sha256", "width", "height", "epsilon", "t", "covers", "unprotected", "strength", "region",
-        "perturbation", "weights", "precision", *ATTRIBUTES,
+        "perturbation", "weights", "precision", "looks", "smallest_face_px", "covered", *ATTRIBUTES,
     }  # fmt: skip
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in released_files(dst).items()}
     assert dict(zip(table.photo, table.sha256, strict=True)) == hashes

@@ -136,7 +136,7 @@ class TestAnonymize:
         )
         face = as_json.json()["faces"][0]
         assert set(face) == {"released", "epsilon", "t", "covers", "unprotected", "strength", "region", "perturbation",
-                             "weights", "precision"}  # fmt: skip
+                             "weights", "precision", "looks", "smallest_face_px", "covered"}  # fmt: skip
         assert as_json.json().keys() == {"photo", "media_type", "width", "height", "faces", "release"}
         assert not [name for name in answer.headers if any(word in name for word in PRIVATE)]
         assert answer.headers["cache-control"] == as_json.headers["cache-control"] == "no-store"
