@@ -73,6 +73,9 @@ class Face(BaseModel):
     perturbation: float
     weights: dict[str, str]
     precision: str
+    looks: str
+    smallest_face_px: int
+    covered: int
 
 
 class Released(BaseModel):

@@ -131,7 +131,8 @@ def test_evidence_headers_hold_public_evidence_only() -> None:
     face = {"released": {"Male": True, "5_o_Clock_Shadow": True, "Young": False}, "epsilon": 10.0,
             "photo_epsilon": 20.0, "account": "near-duplicates of this photo", "t": 0.1234567,
             "covers": 'all "that"', "unprotected": ("Bald",), "strength": 1.0, "region": "face",
-            "perturbation": 5 / 255, "weights": {"generator": "ab"}, "precision": "cpu-bfloat16"}  # fmt: skip
+            "perturbation": 5 / 255, "weights": {"generator": "ab"}, "precision": "cpu-bfloat16",
+            "looks": "all", "smallest_face_px": 16, "covered": 0}  # fmt: skip
     found = evidence.headers([face, face], "summer")
     assert found["Anonymousnet-Released"] == "(Male *5_o_Clock_Shadow), (Male *5_o_Clock_Shadow)"
     assert (found["Anonymousnet-T"], found["Anonymousnet-Epsilon"]) == ("0.123", "10")

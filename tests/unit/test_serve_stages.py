@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 
 from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
+from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo
 from anonymousnet.data.synthetic import render_page
 from anonymousnet.faces import FaceBatch
@@ -38,7 +40,7 @@ def later() -> float:
 
 @pytest.fixture(scope="module")
 def config(small_weights: list[str]) -> Config:
-    return Config.load(None, [*small_weights, "precision=fp32"])
+    return Config.load(None, [*small_weights, "precision=fp32", f"serve.keepable={json.dumps(ATTRIBUTES)}"])
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,5 @@ class TestPolicy:
         assert refused.value.status == status
 
     def test_keeping_everything_is_refused(self, config: Config) -> None:
-        from anonymousnet.data.attributes import ATTRIBUTES
-
         with pytest.raises(Problem, match="protects nothing"):
             ask(Query(keep=ATTRIBUTES), config, None)

@@ -31,9 +31,9 @@ SHARED = 128
 COARSER = 4
 """Each level of a large photo is this many times smaller than the one before."""
 TURNED = 0.67
-"""Turned looks at photos of up to TILED times `align.detector_side` are this much smaller: four looks at full size would
-take more than three times as long as one. A turned face of 24 px is found there as an upright one of 16 px is; in larger
-photos nothing is shrunk."""
+"""Turned looks at photos of up to TILED times `align.detector_side` are this much smaller: four looks at full size
+would take more than three times as long as one. A turned face of 24 px is found there as an upright one of 16 px is; in
+larger photos nothing is shrunk."""
 TILED = 2
 STEP = 128
 """Pictures are padded to multiples of this: torch prepares itself for every new shape, as long as a look takes."""
