@@ -107,13 +107,9 @@ def test_the_table_has_a_row_per_face_and_only_public_columns(done: tuple[Summar
     table = pq.read_table(dst / "release.parquet").to_pandas()
     assert len(table) == summary.faces >= 10
     assert set(table.columns) == {
-<<<<<<< HEAD
         "photo", "face", "sha256", "width", "height", "epsilon", "photo_epsilon", "account", "t", "covers",
-        "unprotected", "strength", "region", "perturbation", "weights", "precision", *ATTRIBUTES,
-=======
-        "photo", "face", "sha256", "width", "height", "epsilon", "t", "covers", "unprotected", "strength", "region",
-        "perturbation", "weights", "precision", "looks", "smallest_face_px", "covered", *ATTRIBUTES,
->>>>>>> detect
+        "unprotected", "strength", "region", "perturbation", "weights", "precision", "looks", "smallest_face_px",
+        "covered", *ATTRIBUTES,
     }  # fmt: skip
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in released_files(dst).items()}
     assert dict(zip(table.photo, table.sha256, strict=True)) == hashes

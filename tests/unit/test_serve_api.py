@@ -135,14 +135,9 @@ class TestAnonymize:
         assert answer.headers["anonymousnet-account"] == '"near-duplicates of this photo"'
         as_json = client.post("/v1/anonymize?epsilon=4", content=photo, headers={"Accept": "application/json"})
         face = as_json.json()["faces"][0]
-<<<<<<< HEAD
         assert set(face) == {"released", "epsilon", "photo_epsilon", "account", "t", "covers", "unprotected",
-                             "strength", "region", "perturbation",
-                             "weights", "precision"}  # fmt: skip
-=======
-        assert set(face) == {"released", "epsilon", "t", "covers", "unprotected", "strength", "region", "perturbation",
-                             "weights", "precision", "looks", "smallest_face_px", "covered"}  # fmt: skip
->>>>>>> detect
+                             "strength", "region", "perturbation", "weights", "precision", "looks",
+                             "smallest_face_px", "covered"}  # fmt: skip
         assert as_json.json().keys() == {"photo", "media_type", "width", "height", "faces", "release"}
         assert not [name for name in answer.headers if any(word in name for word in PRIVATE)]
         assert answer.headers["cache-control"] == as_json.headers["cache-control"] == "no-store"
