@@ -338,3 +338,11 @@ def test_an_image_cms_profile_object_is_read_like_a_cameras() -> None:
 def test_heic_that_is_none_is_refused() -> None:
     with pytest.raises(UnreadableImage):
         load_photo(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+
+
+def test_a_bulk_job_counts_photos_with_later_frames() -> None:
+    from anonymousnet.pipelines.bulk_publish import tally
+
+    old = {"photo": "", "faces": []}  # of a job begun by an earlier version
+    photos = [old, {**old, "later_frames": True}, {**old, "later_frames": False}]
+    assert tally([{"photos": photos, "withheld": [], "left_out": []}])["later_frames"] == 1
