@@ -212,6 +212,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | N
     kind = image.format or "PNG"
     try:
         image.load()
+        _check_size(image.width, image.height, name, max_pixels)  # HEIC's decoder may find another than its header says
         blocks, reversed_grey = blocks_of(image), white_is_zero(image)
         try:
             upright = ImageOps.exif_transpose(image)
