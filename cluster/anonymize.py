@@ -75,7 +75,7 @@ def _folder(src: str, dst: str, audit: str | None, config: Config, as_json: bool
     summary = anonymize_folder(src, dst, config, audit, bar("photos"))
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined{_later(summary.later_frames)}",
         _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
         f"report   {summary.report}",
         f"private  {summary.private}",
@@ -100,7 +100,7 @@ def _bulk(
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files, "
-        f"{summary.left_out} members of archives left out",
+        f"{summary.left_out} members of archives left out{_later(summary.later_frames)}",
         _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
         f"job      {summary.job} ({summary.kept} objects were done before)",
         f"manifest {summary.manifest}",
@@ -108,6 +108,11 @@ def _bulk(
         f"private  {summary.private}",
     ])  # fmt: skip
     return summary.quarantined
+
+
+def _later(photos: int) -> str:
+    """What is said of photos of which only the first frame or page was released."""
+    return f", later frames or pages of {photos} left out" if photos else ""
 
 
 def _epsilons(face: float, photo: float, largest: float, t: float, strength: float) -> str:

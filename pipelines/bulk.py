@@ -76,6 +76,8 @@ class BulkSummary:
     """Members, columns and cells of archives that are not in the release; the audit place names them."""
     unmatched: int = 0
     """Lines of `release.subjects` that name no photo; the audit place has them."""
+    later_frames: int = 0
+    """Released photos whose files held more frames or pages: the first one is released, the others are left out."""
 
 
 def anonymize_bulk(
@@ -119,6 +121,7 @@ def anonymize_bulk(
         privacy["strength"], privacy["covers"],
         address_of(replace_name(target, "manifest.json")),
         signer_of(job.key.value), address_of(private), done["reasons"], counts["left_out"], done["unmatched"],
+        done["later_frames"],
     )  # fmt: skip
 
 

@@ -95,6 +95,8 @@ class Photo:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     account: str = ""
     """Whose epsilon it is: public. Empty without faces."""
+    later_frames: bool = False
+    """Whether the source's file holds further frames or pages, which are left out."""
 
 
 @dataclass(slots=True)

@@ -72,13 +72,15 @@ def tally(lines: list[dict[str, Any]]) -> dict[str, int]:
         "objects": len(lines), "photos": len(photos) + withheld, "released": len(photos), "quarantined": withheld,
         "faces": sum(len(photo["faces"]) for photo in photos),
         "left_out": sum(len(line["left_out"]) for line in lines),
+        # Records of jobs begun before do not have it.
+        "later_frames": sum(photo.get("later_frames", False) for photo in photos),
     }  # fmt: skip
 
 
 def _publish(job: Job, work: Work) -> dict[str, Any]:
     """Put one object, if anything of it may be let out; its record."""
     released = {photo.name: photo.released for photo in work.photos if photo.released is not None}
-    accounts = {photo.name: photo.account for photo in work.photos}
+    known = {photo.name: photo for photo in work.photos}
     record: dict[str, Any] = {"source": work.entry.name, "object": None, "sha256": None}
     packed = _packed(job, work, released)
     data, names = packed.data, packed.names
@@ -90,7 +92,7 @@ def _publish(job: Job, work: Work) -> dict[str, Any]:
     record["photos"] = [
         {"photo": names[name], "alias": job.alias(work.entry.name, name),
          "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces,
-         "account": accounts[name]}
+         "account": known[name].account, "later_frames": known[name].later_frames}
         for name, one in released.items() if name in names
     ]  # fmt: skip
     lost = ("SampleWithheld", "another photo of its sample was withheld")

@@ -178,14 +178,15 @@ class Protect:
                 image = load_photo(item.data, settings.align.max_pixels)
                 bare, finder = np.zeros(image.rgb.shape[:2], np.bool_), self.anonymizer.finder
                 data, suffix, copied = encode_release(Release(image, ()), bare, finder, settings)
-                image, photo = copied.image, Photo(item.name)
+                image, photo = copied.image, Photo(item.name, later_frames=image.later_frames)
             elif isinstance(done, Exception):
                 raise done
             else:
                 image, faces = done.release.image, _faces(done)
                 data, suffix = done.data, done.suffix
                 photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done),
-                              account=done.prepared.account)  # fmt: skip
+                              account=done.prepared.account,
+                              later_frames=done.prepared.image.later_frames)  # fmt: skip
         except Exception as error:  # encoders fed odd sizes raise nearly anything: withheld, and the job goes on
             return Photo(item.name, withheld=reason_of(error))
         height, width = image.rgb.shape[:2]

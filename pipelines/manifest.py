@@ -93,7 +93,8 @@ def publish_manifest(job: Job, surveyed: Survey, anonymizer: Anonymizer) -> dict
         "files": dict(sorted(files.items())),
     }  # fmt: skip
     put_same(job.target, STATEMENT, signed(statement, job.key.value), "application/json")
-    return {**statement, "reasons": dict(sorted(reasons.items())), "unmatched": _tell_unmatched(job, list(unmatched))}
+    return {**statement, "reasons": dict(sorted(reasons.items())), "unmatched": _tell_unmatched(job, list(unmatched)),
+            "later_frames": counts["later_frames"]}  # fmt: skip
 
 
 def _tell_unmatched(job: Job, names: list[str]) -> int:

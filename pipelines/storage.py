@@ -290,7 +290,7 @@ def _endpoint(given: str | None) -> str | None:
 
 
 def _is_photo(key: str) -> bool:
-    """By the same rules as find_photos."""
+    """By the same rules as find_photos, but that a name without a suffix is no photo: nothing of it is read here."""
     path = PurePosixPath(key)
     return path.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 

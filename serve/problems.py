@@ -59,7 +59,8 @@ KINDS: dict[str, Kind] = {
 
 OF_ERRORS = {
     "EmptyImage": "empty-image", "UnreadableImage": "not-an-image", "TruncatedImage": "truncated-image",
-    "ImageTooLarge": "too-large", "NoFaceFound": "no-face", "TooManyFaces": "too-many-faces",
+    "ImageTooLarge": "too-large", "TooManyScans": "not-an-image",
+    "NoFaceFound": "no-face", "TooManyFaces": "too-many-faces",
     "ProtectionFailed": "withheld", "UnpaintedFace": "withheld",
     "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
     "OverPolicy": "policy", "ConfigError": "bad-parameter", "LedgerError": "unavailable", "WeightsError": "unavailable",

@@ -33,11 +33,11 @@ PACKAGES: dict[str, str] = {
     "deepspeed": 'DS_BUILD_OPS=0 pip install "deepspeed>=0.19.8,<0.20"',
     "kornia": 'pip install "kornia>=0.9,<0.10"',
     "onnxruntime": 'pip install "onnxruntime>=1.20"',
+    "pillow-heif": 'pip install "pillow-heif>=1.0"',
 }
 """Required packages that are looked up by their metadata, never imported, and how to get them."""
 
 OPTIONAL: dict[str, tuple[str, str]] = {
-    "pillow_heif": ("photos in HEIC", "pip install 'anonymousnet[heic]'"),
     "dlib": ("the independent recogniser", "pip install 'anonymousnet[judge]'"),
     "face_recognition_models": ("the independent recogniser", "pip install 'anonymousnet[judge]'"),
 }

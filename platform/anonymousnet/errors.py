@@ -8,7 +8,8 @@
     │   │   ├── EmptyImage              zero bytes
     │   │   ├── UnreadableImage         not a picture, or a format without a decoder here
     │   │   ├── TruncatedImage          the file stops before its picture does
-    │   │   └── ImageTooLarge           more pixels than the limit (decompression bombs)
+    │   │   ├── ImageTooLarge           more pixels than the limit (decompression bombs)
+    │   │   └── TooManyScans            a JPEG that would take minutes to decode
     │   └── StorageError            a folder, bucket or disk refuses to be read or written
     ├── FaceError                   raised for one photo; it is quarantined, the job goes on
     │   ├── NoFaceFound                 the detector saw no face, so nothing could be protected
@@ -63,6 +64,10 @@ class TruncatedImage(ImageError):
 
 class ImageTooLarge(ImageError):
     """The picture would decode to more pixels than allowed."""
+
+
+class TooManyScans(ImageError):
+    """A JPEG has more scans, or segments, than any camera or program writes: each costs time."""
 
 
 class StorageError(DataError):

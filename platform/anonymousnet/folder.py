@@ -24,7 +24,7 @@ from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import find_photos
 from anonymousnet.data.paths import beside, resolve_path
-from anonymousnet.data.store import private_folder, write_atomic
+from anonymousnet.data.store import check_regular, private_folder, write_atomic
 from anonymousnet.data.subjects import Subjects, read_subjects
 from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError, UnnamedSubject
 from anonymousnet.privacy.ledger import Ledger
@@ -61,6 +61,8 @@ class Summary:
     """Kinds of quarantine and how often each came; which photo and why is in the private folder."""
     unmatched: int = 0
     """Lines of `release.subjects` that name no photo; the private folder has them."""
+    later_frames: int = 0
+    """Released photos whose files held more frames or pages: the first one is released, the others are left out."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class _Job:
     unmatched: list[str] = field(default_factory=list)
     ledger: Ledger | None = None
     released: int = 0
+    later_frames: int = 0
     taken: set[Path] = field(default_factory=set)
 
 
@@ -116,9 +119,11 @@ def _photos(src: Path) -> list[Path]:
         if not photos:
             raise StorageError(f"no photos under {src}; expected files such as .jpg, .png or .webp")
         return photos
-    if src.is_file():
-        return [src]
-    raise StorageError(f"no such photo or folder: {src}; check the path")
+    try:
+        check_regular(src, src.stat())
+    except OSError as error:
+        raise StorageError(f"no such photo or folder: {src} ({error.strerror}); check the path") from error
+    return [src]
 
 
 def _check_folders(src: Path, dst: Path, audit: Path) -> None:
@@ -202,6 +207,8 @@ def _write(job: _Job, photo: Path, done: Protected) -> None:
     job.taken.add(name)
     write_atomic(job.dst / name, data)
     job.released += 1
+    more = done.prepared.image.later_frames
+    job.later_frames += more
     digest = hashlib.sha256(data).hexdigest()
     # A file name need not be UTF-8; a table's text must.
     shown_name = str(name).encode("utf-8", "replace").decode()
@@ -211,7 +218,7 @@ def _write(job: _Job, photo: Path, done: Protected) -> None:
         row = {"photo": shown_name, "face": i, "sha256": digest, "width": width, "height": height}
         job.rows.append(row | public)
         job.private.append({"photo": shown_name, "source": str(relative), "face": i, **asdict(face.evidence.private),
-                            "similarity": likeness[i] if likeness else None})  # fmt: skip
+                            "similarity": likeness[i] if likeness else None, "later_frames": more})  # fmt: skip
         if len(job.shown) < SHOWN_FACES:
             job.shown.append(ShownFace(shown_name, face.pixels, face.evidence.public))
 
@@ -242,7 +249,13 @@ def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
         private=str(audit),
         reasons=reasons,
         unmatched=len(job.unmatched),
+        later_frames=job.later_frames,
     )
+    if job.later_frames:
+        log.warning(
+            f"{job.later_frames} photos hold further frames or pages, which are left out; {audit}/evidence.jsonl says "
+            "which photos"
+        )
     write_atomic(audit / "quarantine.jsonl", _lines(job.withheld), private=True)
     write_atomic(audit / "evidence.jsonl", _lines(job.private), private=True)
     write_atomic(job.dst / "release.parquet", _parquet(job.rows))

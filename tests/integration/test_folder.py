@@ -444,3 +444,25 @@ def test_a_ledger_refuses_what_is_unprotected_unless_told(
     assert anonymize_folder(tmp_path / "a.png", tmp_path / "out", config).released == 1
     with _ledger(config) as ledger:
         assert ledger.worst() == math.inf
+
+
+def test_photos_are_known_by_their_bytes_and_later_frames_are_told(
+    page: np.ndarray, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An animation, a phone's photo under a name without a suffix, and a pipe, which nobody opens."""
+    from pillow_heif import from_pillow
+
+    (tmp_path / "in").mkdir()
+    first, second = Image.fromarray(page), Image.fromarray(np.roll(page, 4, 1))
+    first.save(tmp_path / "in" / "moving.png", save_all=True, append_images=[second])
+    from_pillow(second).save(tmp_path / "in" / "phone.heic", quality=95)
+    (tmp_path / "in" / "phone.heic").rename(tmp_path / "in" / "IMG_0001")
+    os.mkfifo(tmp_path / "in" / "camera.jpg")
+    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", config)
+    assert (summary.photos, summary.released, summary.later_frames) == (2, 2, 1)
+    assert sorted(released_files(tmp_path / "out")) == ["IMG_0001.png", "moving.png"]
+    assert not getattr(Image.open(tmp_path / "out" / "moving.png"), "is_animated", False)
+    assert "1 photos hold further frames or pages" in caplog.text
+    lines = map(json.loads, (tmp_path / "out-private" / "evidence.jsonl").read_text().splitlines())
+    assert {line["source"]: line["later_frames"] for line in lines} == {"moving.png": True, "IMG_0001": False}
+    assert "1 released photo had further frames or pages" in (tmp_path / "out" / "report.html").read_text()

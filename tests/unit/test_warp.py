@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anonymousnet.align.region import FACE, HIDDEN, REGIONS, Region
 from anonymousnet.align.warp import FADE, TEMPLATE_52, crop_context, crop_faces, owners, paste, similarity
-from anonymousnet.data.images import Blocks
+from anonymousnet.data.blocks import Blocks
 from anonymousnet.errors import ProtectionFailed
 
 PX = 64

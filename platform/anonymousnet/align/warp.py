@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anonymousnet.align.region import HIDDEN, Region, feather
-from anonymousnet.data.images import Blocks
+from anonymousnet.data.blocks import Blocks
 from anonymousnet.errors import ProtectionFailed
 
 TEMPLATE_52 = np.array([[69.57, 92.73], [108.28, 91.61], [88.06, 115.88], [72.56, 134.43], [104.89, 133.38]]) / 178

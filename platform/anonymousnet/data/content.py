@@ -9,7 +9,8 @@ _PICTURES = (
     b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",                                       # TIFF, and what cameras make of it
     b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",                                       # JPEG 2000
 )  # fmt: skip
-_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
+_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
+           b"avif", b"avis"}  # fmt: skip
 _NETPBM = re.compile(rb"P[1-6]\s(?:\s*#[^\n]*\n)*\s*\d+\s+(?:#[^\n]*\n\s*)*\d+\s")
 _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 """Bytes that follow a BMP's own 14, by version: two letters alone begin many a text."""
@@ -29,9 +30,13 @@ PIXELS = 256
 """With more numbers in a list, they may be a picture's: 16 x 16."""
 
 
+FIRST_BYTES = 1024
+"""So many of a file's are enough for `is_picture`."""
+
+
 def is_picture(data: bytes) -> bool:
     """Whether bytes begin as a picture of a format that `load_photo` reads, or as one of its near relations."""
-    if data.startswith(_PICTURES) or _NETPBM.match(data[:1024]):
+    if data.startswith(_PICTURES) or _NETPBM.match(data[:FIRST_BYTES]):
         return True
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return True

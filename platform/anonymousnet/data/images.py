@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import struct
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from anonymousnet.data.blocks import UNKNOWN, Blocks, blocks_of
+from anonymousnet.data.colour import eight_bits, to_srgb, white_is_zero
+from anonymousnet.data.content import FIRST_BYTES, is_picture
 from anonymousnet.data.paths import resolve_path
+from anonymousnet.data.scans import check_scans
+from anonymousnet.data.store import open_regular
 from anonymousnet.errors import (
     ConfigError,
     EmptyImage,
@@ -27,34 +33,22 @@ from anonymousnet.errors import (
 )
 
 PHOTO_SUFFIXES: frozenset[str] = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-    ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".avifs",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
 """Lower-case file suffixes that `find_photos` takes for pictures."""
 
-# Only these: Pillow's other decoders (EPS starts Ghostscript) are a hazard with strangers' files.
-_DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "JPEG2000", "PPM")
+# Only these: Pillow's other decoders (EPS starts Ghostscript) are a hazard with strangers' files. AVIF before HEIF:
+# files of brand mif1 may be either, and only AVIF's decoder tells at once.
+_DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_HEIF_BRANDS = frozenset({
+    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
+})  # fmt: skip
 _FORMATS_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG 2000 or PPM"
 _pillow_limit_lock = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """How a photo's file was coded: blocks of pixels, in the upright photo's own coordinates."""
-
-    size: tuple[int, int] = (16, 16)
-    """Width and height in pixels."""
-    origin: tuple[int, int] = (0, 0)
-    """x and y of the corner of a block; turned photos have theirs where the file's corner came to lie."""
-
-    @property
-    def first(self) -> tuple[int, int]:
-        """x and y, 0 or less, of the block that holds the photo's first pixel."""
-        x, y = ((at % side) - side if at % side else 0 for at, side in zip(self.origin, self.size, strict=True))
-        return x, y
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +61,10 @@ class Photo:
     """uint8 of shape (H, W), 255 opaque; None where the source has no transparency."""
     format: str
     """Pillow's name of the source's format, e.g. "JPEG"; "PNG" for arrays."""
-    blocks: Blocks = Blocks()
-    """Where the file's blocks lie; those of JPEG where nothing is known, since most photos were JPEG once."""
+    blocks: Blocks = UNKNOWN
+    """Where the file's blocks lie."""
+    later_frames: bool = False
+    """Whether the file holds more frames or pages than this one; they are left out."""
 
 
 def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels: int = 64_000_000) -> Photo:
@@ -76,8 +72,9 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
 
     Arrays: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); bool, uint8, uint16, or float in [0, 1]. EXIF
     orientation is applied, an embedded colour profile is converted to sRGB, 16 bits are scaled to 8, of
-    animations the first frame is taken. Raises EmptyImage, UnreadableImage, TruncatedImage, ImageTooLarge
-    (known from the header, before any pixel is decoded) or StorageError (the file cannot be opened).
+    animations the first frame is taken, of documents the first page. Raises EmptyImage, UnreadableImage,
+    TruncatedImage, ImageTooLarge and TooManyScans (both known before any pixel is decoded) or StorageError (the file
+    cannot be opened, or is none: a folder, a pipe, a device).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
@@ -86,7 +83,7 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
     if isinstance(source, bytes):
         return _from_stream(io.BytesIO(source), f"{len(source)} bytes", max_pixels)
     try:
-        with open(resolve_path(source), "rb") as stream:
+        with open_regular(resolve_path(source)) as stream:
             return _from_stream(stream, str(source), max_pixels)
     except OSError as error:
         raise StorageError(f"cannot read {source}: {error.strerror}; check path and rights") from error
@@ -122,10 +119,10 @@ def encode_photo(photo: Photo, format: Literal["same", "jpeg", "png"], quality: 
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Every file below `folder` with a picture's suffix, sorted; hidden files and folders are skipped.
+    """Every file below `folder` with a picture's suffix, or with none and a picture's first bytes, sorted.
 
-    Linked folders are not entered; linked files count only if they lie inside `folder`. Raises StorageError
-    when `folder`, or a folder in it, cannot be listed.
+    Hidden files and folders, pipes, sockets and devices are skipped. Linked folders are not entered; linked files count
+    only if they lie inside `folder`. Raises StorageError when something in it cannot be listed or looked at.
     """
 
     def refuse(error: OSError) -> None:
@@ -138,11 +135,22 @@ def find_photos(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             path = Path(here, name)
-            if name.startswith(".") or path.suffix.lower() not in PHOTO_SUFFIXES:
+            if name.startswith(".") or (path.suffix and path.suffix.lower() not in PHOTO_SUFFIXES):
                 continue
-            if not path.is_symlink() or (path.is_file() and path.resolve().is_relative_to(inside)):
-                found.append(path)
+            try:
+                # By its kind alone: to open a pipe is to wait for ever.
+                if not path.is_file() or (path.is_symlink() and not path.resolve().is_relative_to(inside)):
+                    continue
+                if path.suffix or _begins_as_picture(path):
+                    found.append(path)
+            except OSError as error:
+                refuse(error)
     return sorted(found)
+
+
+def _begins_as_picture(path: Path) -> bool:
+    with open_regular(path) as stream:
+        return is_picture(stream.read(FIRST_BYTES))
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Photo:
@@ -151,22 +159,33 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Photo:
         raise EmptyImage(f"{name}: expected a picture, found 0 bytes; copy the file again")
     if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
         try:
-            import pillow_heif  # registers a decoder with Pillow, only once one is needed
-
-            pillow_heif.register_heif_opener()
-        except ImportError:
+            _register_heif()
+        except ImportError as error:
             raise UnreadableImage(
-                f"{name}: no decoder for HEIC is installed; run `pip install anonymousnet[heic]`"
+                f"{name}: expected a decoder for HEIC, found none ({error}); run `pip install pillow-heif`"
             ) from None
-    stream.seek(0)
     try:
+        if head.startswith(b"\xff\xd8"):
+            check_scans(stream, name)
+        stream.seek(0)
         with _pillow_limit(max_pixels):
             Image.init()
             image = Image.open(stream, formats=[kind for kind in _DECODERS if kind in Image.OPEN])
+    except ImageError:
+        raise
     except Exception as error:  # decoders fed damaged files raise nearly anything
         raise _explain(error, name, max_pixels, stream) from error
     with image:
         return _decode(image, name, max_pixels, stream)
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Give Pillow a decoder for HEIC, once one is needed. Raises ImportError where none is installed."""
+    import pillow_heif
+
+    # Small, depth and auxiliary pictures beside the photo are never asked for: they are not even parsed.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 
 @contextmanager
@@ -193,75 +212,29 @@ def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | N
     kind = image.format or "PNG"
     try:
         image.load()
-        blocks = _blocks(image)
+        _check_size(image.width, image.height, name, max_pixels)  # HEIC's decoder may find another than its header says
+        blocks, reversed_grey = blocks_of(image), white_is_zero(image)
         try:
-            image = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
         except Exception:  # damaged EXIF says nothing about orientation
-            image = image.copy()
-        deep = image.mode.startswith(("I", "F"))
-        rgb, alpha = (_from_deep(image, name), None) if deep else _from_8_bits(image)
+            upright = image.copy()
+        rgb, alpha = to_srgb(upright, name, reversed_grey)
     except ImageError:
         raise
     except Exception as error:
         raise _explain(error, name, max_pixels, stream) from error
     # MPO: a phone's JPEG with more behind it
-    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind, blocks)
+    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind, blocks, _has_more(image, stream))
 
 
-def _blocks(image: Image.Image) -> Blocks:
-    """Where the blocks of a decoded file come to lie once it is turned upright."""
+def _has_more(image: Image.Image, stream: BinaryIO | None) -> bool:
+    """Whether a decoded file holds further frames or pages. They are not counted: that would read the whole file."""
+    if stream is None:
+        return False  # a caller's own picture: it took the frame it wants, and looking further would move it
     try:
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF says nothing about orientation
-        orientation = 1
-    layers = getattr(image, "layer", None) or ()  # of JPEG: (component, horizontal and vertical sampling, table)
-    size = [max(16, 8 * max((layer[i] for layer in layers), default=1)) for i in (1, 2)]
-    width, height = image.size
-    if orientation >= 5:  # the file's rows are the photo's columns
-        size.reverse()
-        width, height = height, width
-    x = width % size[0] if orientation in (2, 3, 6, 7) else 0
-    y = height % size[1] if orientation in (3, 4, 7, 8) else 0
-    return Blocks((size[0], size[1]), (x, y))
-
-
-def _from_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Any mode with up to 8 bits -> rgb (H, W, 3), alpha (H, W) or None."""
-    alpha, profile = None, image.info.get("icc_profile")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = np.array(image.getchannel("A"))
-        image = image.convert("RGB")
-    elif image.mode not in ("RGB", "L", "CMYK"):
-        image = image.convert("RGB")
-    return np.array(_to_srgb(image, profile)), alpha
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB, L or CMYK, read through its embedded colour profile if it has a usable one, as RGB."""
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            # Most photos say sRGB; leaving those alone keeps their pixels exact.
-            if "srgb" not in ImageCms.getProfileDescription(source).lower():
-                srgb = ImageCms.createProfile("sRGB")
-                return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass  # damaged, or made for another colour space: every viewer ignores it too
-    return image.convert("RGB")
-
-
-def _from_deep(image: Image.Image, name: str) -> np.ndarray:
-    """Greyscale of 16 bits (or 32 in Pillow's hands) or float -> (H, W, 3); Pillow itself would clip."""
-    grey = np.asarray(image)
-    if image.mode == "I":
-        low, high = int(grey.min()), int(grey.max())
-        if low < 0 or high > 65_535:
-            raise UnreadableImage(
-                f"{name}: expected 16-bit greyscale (0 to 65535), found {low} to {high}; save it with 16 bits"
-            )
-        grey = grey.astype(np.uint16)
-    return np.repeat(_eight_bits(grey, name)[..., None], 3, axis=2)
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # something is there, though no frame
+        return True
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Photo:
@@ -271,29 +244,10 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Photo:
     if array.size == 0:
         raise EmptyImage(f"{name}: expected at least one pixel, found none; check how it was cut")
     _check_size(array.shape[1], array.shape[0], name, max_pixels)
-    array = _eight_bits(array if array.ndim == 3 else array[..., None], name)
+    array = eight_bits(array if array.ndim == 3 else array[..., None], name)
     alpha = array[..., 3].copy() if array.shape[2] == 4 else None
     rgb = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3].copy()
     return Photo(rgb, alpha, "PNG")
-
-
-def _eight_bits(array: np.ndarray, name: str) -> np.ndarray:
-    """bool, uint8, uint16 or float in [0, 1] -> uint8 over the full range, rounded to nearest."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        table = ((np.arange(65_536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
-        return np.take(table, array)
-    if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if low >= 0 and high <= 1:  # false for NaN
-            return np.rint(array * np.float32(255)).astype(np.uint8)
-        raise UnreadableImage(
-            f"{name}: expected floats in [0, 1], found [{low:g}, {high:g}]; divide by the largest possible"
-        )
-    raise UnreadableImage(f"{name}: expected bool, uint8, uint16 or float, found {array.dtype}; convert it")
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

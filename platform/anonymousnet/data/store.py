@@ -8,13 +8,43 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import PrivacyError, StorageError
 
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 """How disks without hard links (exFAT, FAT, gcsfuse, some SMB) refuse one."""
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes; links are followed. Never waits, as opening a pipe or a device may for ever.
+
+    Raises StorageError when `path` is something else than a file, OSError when it cannot be opened.
+    """
+    check_regular(path, path.stat())  # before it is opened: some devices act on that alone
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        check_regular(path, os.fstat(handle))  # what was opened, should the name have changed hands
+    except StorageError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def check_regular(path: Path, status: os.stat_result) -> None:
+    """Raise StorageError unless `status`, of `path`, is a file's."""
+    if not stat.S_ISREG(status.st_mode):
+        found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise StorageError(f"cannot read {path}: expected a file, found {found}; give the path of a photo")
 
 
 def write_atomic(path: Path, data: bytes, replace: bool = True, private: bool = False) -> bool:

@@ -40,6 +40,7 @@ KINDS: dict[str, str] = {
     "UnreadableImage": "the file is not a picture that can be read here",
     "TruncatedImage": "the file stops before its picture does",
     "ImageTooLarge": "the picture has more pixels than allowed",
+    "TooManyScans": "the picture would take too long to decode",
     "StorageError": "the file could not be opened",
     "BudgetExceeded": "the privacy budget of the person in it was used up",
     "UnnamedSubject": "a budget is set, and nobody said who is in it",
