@@ -37,9 +37,10 @@ def _work(together: threading.Barrier, seconds: float) -> float:
     """Faces a second of one process, one thread, from when all are `together`."""
     import torch
 
-    from anonymousnet.anonymizer import Anonymizer, join
+    from anonymousnet.anonymizer import Anonymizer
     from anonymousnet.config import Config
     from anonymousnet.data.synthetic import render_page
+    from anonymousnet.faces import join
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

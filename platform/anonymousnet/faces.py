@@ -5,9 +5,11 @@ Shapes are written as suffixes: B faces, 3 channels, H = W = `face_px` pixels, 4
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -140,6 +142,55 @@ class FaceBatch:
         if not len(self.draw_keys) == len(self.code_keys) == b:
             raise StageError(f"keys: expected {b} of each, got {len(self.draw_keys)} and {len(self.code_keys)}")
         return self
+
+
+def join(batches: Sequence[FaceBatch]) -> FaceBatch:
+    """One batch of several photos' faces, all of them as far on their way, and of one strength.
+
+    What is common to a batch (`public`, `seconds`) is not joined: `split` leaves it to whoever joined them.
+    """
+
+    def rows(name: str) -> Tensor | None:
+        tensors = [tensor for b in batches if (tensor := getattr(b, name)) is not None]
+        return torch.cat(tensors) if tensors else None
+
+    return FaceBatch(
+        context_B3HW=torch.cat([b.context_B3HW for b in batches]),
+        region_B1HW=torch.cat([b.region_B1HW for b in batches]),
+        draw_keys=tuple(k for b in batches for k in b.draw_keys),
+        code_keys=tuple(k for b in batches for k in b.code_keys),
+        strength=batches[0].strength,
+        source_B3HW=rows("source_B3HW"),
+        probabilities_B40=rows("probabilities_B40"),
+        read_B40=rows("read_B40"),
+        shown_B40=rows("shown_B40"),
+        released_B40=rows("released_B40"),
+        faces_B3HW=rows("faces_B3HW"),
+    )
+
+
+def split(batch: FaceBatch, sizes: Sequence[int]) -> list[FaceBatch]:
+    """The inverse of `join`, after one or all of the stages."""
+
+    def rows(tensor: Tensor | None, start: int, stop: int) -> Tensor | None:
+        return None if tensor is None else tensor[start:stop]
+
+    ends = np.cumsum(sizes).tolist()
+    return [
+        batch.with_(
+            context_B3HW=batch.context_B3HW[a:b],
+            region_B1HW=batch.region_B1HW[a:b],
+            draw_keys=batch.draw_keys[a:b],
+            code_keys=batch.code_keys[a:b],
+            source_B3HW=rows(batch.source_B3HW, a, b),
+            probabilities_B40=rows(batch.probabilities_B40, a, b),
+            read_B40=rows(batch.read_B40, a, b),
+            shown_B40=rows(batch.shown_B40, a, b),
+            released_B40=rows(batch.released_B40, a, b),
+            faces_B3HW=rows(batch.faces_B3HW, a, b),
+        )
+        for a, b in zip([0, *ends[:-1]], ends, strict=True)
+    ]
 
 
 class _Packed(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from anonymousnet.anonymizer import Anonymizer, PhotoLike, Prepared, Release, join, split
+from anonymousnet.anonymizer import Anonymizer, PhotoLike, Prepared, Release
 from anonymousnet.errors import AnonymousNetError, ConfigError, WeightsError
-from anonymousnet.faces import FaceBatch
+from anonymousnet.faces import FaceBatch, join, split
 
 PIXELS = 64_000_000
 """Photos with this many pixels together are a batch, however few faces they have: memory stays bounded."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from anonymousnet.anonymizer import Anonymizer, join
+from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.synthetic import render_page
+from anonymousnet.faces import join
 
 ROUNDS = 3
 

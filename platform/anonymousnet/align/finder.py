@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from anonymousnet.align.coverage import LEAST, coverage, painted_share
 from anonymousnet.align.detect import Detection, Detector, decode, padded
 from anonymousnet.align.landmarks import STRAY, Landmarker, strayed
-from anonymousnet.align.looks import CANDIDATE, Proposer
+from anonymousnet.align.looks import CANDIDATE, TILED, TURNED, Proposer
 from anonymousnet.align.region import Region
 from anonymousnet.align.warp import TEMPLATE_52, Mask, Matrix, Rgb, similarity
+from anonymousnet.align.window import Window
 from anonymousnet.config import AlignConfig
 from anonymousnet.data.images import Photo
 from anonymousnet.device import Runner
@@ -183,7 +183,7 @@ class Finder:
         first = group[0]
         side = _side(first)
         middle = _middle(first)
-        window = _Window(rgb, middle, side * COARSE_PX / COARSE_FACE, COARSE_PX)
+        window = Window(rgb, middle, side * COARSE_PX / COARSE_FACE, COARSE_PX)
         answers = self.proposer.boxes([window.crop(turn) for turn in TURNS], CANDIDATE)
         options = []
         for turn, answer in zip(TURNS, answers, strict=True):
@@ -196,7 +196,7 @@ class Finder:
             roll = _roll(option.points_52) if _sound(option.points_52) else option.turn
             # Points that deny the orientation they were seen in are not believed.
             turn = roll if abs(_apart(roll, option.turn)) < BELIEVED else option.turn
-            window = _Window(rgb, _middle(option), _side(option) * FINE_PX / FINE_FACE, FINE_PX)
+            window = Window(rgb, _middle(option), _side(option) * FINE_PX / FINE_FACE, FINE_PX)
             outputs = self.detector.session.run(None, {"input.1": padded(window.crop(turn))[None]})
             fine += [one for one in window.seen(decode(outputs, CANDIDATE), turn) if _near(one, option)][:1]
         if not fine:
@@ -220,51 +220,13 @@ class _Refined:
     agrees: bool
 
 
-class _Window:
-    """A square of a photo about one point, that can be cut out in any orientation; beyond the photo it is black."""
-
-    def __init__(self, rgb: Rgb, middle: NDArray[np.floating], side: float, px: int) -> None:
-        self.middle, self.side, self.px = middle, side, px
-        reach = side * 2**0.5 / 2 + 2
-        h, w = rgb.shape[:2]
-        x0, y0 = (int(v) for v in np.clip(np.floor(middle - reach), 0, (w - 1, h - 1)))
-        x1, y1 = (int(v) for v in np.clip(np.ceil(middle + reach), (x0 + 1, y0 + 1), (w, h)))
-        image = Image.fromarray(np.ascontiguousarray(rgb[y0:y1, x0:x1]))
-        self.block = max(1, int(side / px))
-        self.image, self.corner = image.reduce(self.block) if self.block > 1 else image, (x0, y0)
-
-    def crop(self, turn: float) -> Rgb:
-        """(px, px, 3): the square, turned upright for a face that is turned by `turn` degrees."""
-        to_photo = self._matrix(turn)
-        to_photo[:, 2] -= self.corner
-        data = tuple((to_photo / self.block).ravel().tolist())
-        size = (self.px, self.px)
-        return np.asarray(self.image.transform(size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR))
-
-    def seen(self, answer: tuple[NDArray[np.float32], ...], turn: float) -> list[Detection]:
-        """What the network saw in such a crop, in the photo; best first."""
-        matrix, out = self._matrix(turn), []
-        boxes, scores, points = answer
-        for i in np.argsort(-scores, kind="stable"):
-            box = boxes[i].astype(np.float64)
-            middle = matrix[:, :2] @ ((box[:2] + box[2:]) / 2) + matrix[:, 2]
-            half = (box[2:] - box[:2]) / 2 * (self.side / self.px)
-            five = points[i] @ matrix[:, :2].T + matrix[:, 2]
-            where = np.concatenate([middle - half, middle + half]).astype(np.float32)
-            out.append(Detection(where, float(scores[i]), five.astype(np.float32), float(turn)))
-        return out
-
-    def _matrix(self, turn: float) -> Matrix:
-        """(2, 3) from pixels of the crop to pixels of the photo."""
-        c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        linear = np.array([[c, -s], [s, c]]) * (self.side / self.px)
-        return np.concatenate([linear, (self.middle - linear @ np.full(2, self.px / 2))[:, None]], 1)
-
-
 def smallest_face_px(shape: tuple[int, ...], config: AlignConfig) -> int:
-    """Side in pixels of the smallest face that is looked for in a photo of this shape (H, W, ...)."""
-    shrunk = max(shape[:2]) / config.detector_side if config.looks == "fast" else 1.0
-    return math.ceil(SMALLEST * max(1.0, shrunk))
+    """Side in pixels of the smallest face, whichever way it is turned, that is looked for in a photo of this shape
+    (H, W, ...). Upright ones are found from SMALLEST on."""
+    longest = max(shape[:2]) / config.detector_side
+    if config.looks == "fast":
+        return math.ceil(SMALLEST * max(1.0, longest))
+    return math.ceil(SMALLEST if longest > TILED else SMALLEST / TURNED)
 
 
 def views(photo: Photo) -> list[Rgb]:

@@ -35,6 +35,7 @@ TURNED = 0.67
 would take more than three times as long as one. A turned face of 24 px is found there as an upright one of 16 px is; in
 larger photos nothing is shrunk."""
 TILED = 2
+"""Photos longer than this many times `align.detector_side` are looked at turned in their own size too."""
 STEP = 128
 """Pictures are padded to multiples of this: torch prepares itself for every new shape, as long as a look takes."""
 

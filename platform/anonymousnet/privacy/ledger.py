@@ -32,8 +32,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import secrets
 import sqlite3
 import sys
 import threading
@@ -41,40 +39,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
-from urllib.parse import quote
 
 import numpy as np
 
 from anonymousnet.config import ReleaseConfig
 from anonymousnet.data.paths import resolve_path
-from anonymousnet.data.store import claim_name, seal_file, seal_path
+from anonymousnet.data.store import seal_path
 from anonymousnet.errors import BudgetExceeded, ConfigError, LedgerError, PrivacyError
 from anonymousnet.privacy import accounts
+from anonymousnet.privacy.ledger_file import APPLICATION, BUSY_SECONDS, VERSION, create_ledger, open_ledger
 from anonymousnet.privacy.randomness import check_key, derive
 
-VERSION = 2
-"""Version of the tables; any other is refused. Version 1 had an account for each face's place in the photo, so that one
-person had as many as they had places; what those add up to cannot be told any more."""
-BUSY_SECONDS = 30.0
-"""How long to wait for other writers before giving up."""
 CHECKED_BYTES = 256 * 2**20
 """Ledgers up to this size are checked page by page when they are opened; larger ones where they are read."""
-_APPLICATION = 0x616E6F6E  # "anon", in the file's header
 _SAME = 1e-6
 """Epsilons closer than this are the same settings: solving them rounds differently on different machines."""
-_SCHEMA = """
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE settings (id INTEGER PRIMARY KEY, epsilons TEXT NOT NULL UNIQUE, total REAL NOT NULL);
-    CREATE TABLE spends (subject BLOB NOT NULL, release TEXT NOT NULL, photo BLOB NOT NULL,
-        setting INTEGER NOT NULL REFERENCES settings, PRIMARY KEY (subject, release, photo)) WITHOUT ROWID;
-    CREATE TABLE aliases (alias BLOB PRIMARY KEY, subject BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE sketches (id INTEGER PRIMARY KEY, subject BLOB NOT NULL, sealed BLOB NOT NULL);
-    CREATE TABLE bands (band BLOB NOT NULL, sketch INTEGER NOT NULL REFERENCES sketches, PRIMARY KEY (band, sketch))
-        WITHOUT ROWID;
-    CREATE VIEW entries AS SELECT hex(subject) AS subject, release, key AS attribute_group,
-        CASE WHEN max(value) = 9e999 THEN 9e999 ELSE sum(value) END AS epsilon
-        FROM spends JOIN settings ON settings.id = setting, json_each(epsilons) GROUP BY subject, release, key;
-"""
 _SUM = "CASE WHEN max(total) = 9e999 THEN 9e999 ELSE sum(total) END"  # SQLite's own sum of infinities is NULL at times
 
 
@@ -113,8 +92,8 @@ class Ledger:
         self._lock = threading.Lock()
         with self._explained():
             if not self.path.exists():
-                _create(self.path, derive(key, "ledger key"))
-            self._db = _open(self.path)
+                create_ledger(self.path, derive(key, "ledger key"))
+            self._db = open_ledger(self.path)
             try:
                 self._check()
                 seal_path(self.path)
@@ -286,7 +265,7 @@ class Ledger:
     def _check(self) -> None:
         """Raise unless this is a whole ledger of this version and key."""
         version = self._number("PRAGMA user_version")
-        if self._number("PRAGMA application_id") != _APPLICATION:
+        if self._number("PRAGMA application_id") != APPLICATION:
             raise LedgerError(f"ledger {self.path}: this is another program's database; give another path")
         if version == 1:
             raise LedgerError(
@@ -308,43 +287,6 @@ class Ledger:
                 f"ledger {self.path}: it was made with another key, under which its subjects cannot be found; set "
                 "release.key_file to that key, or give another path"
             )
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    if path.stat().st_size == 0:  # SQLite would take it for a new database, and everybody's spending for 0
-        raise sqlite3.DatabaseError("the file is empty")
-    database = sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    database.execute("PRAGMA synchronous = FULL")
-    return database
-
-
-def _create(path: Path, mark: bytes) -> None:
-    """Make the whole ledger under another name first: no process ever sees half of one, and one of many wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        try:
-            seal_file(file, path)
-        finally:
-            os.close(file)  # before SQLite opens it: closing it later would drop SQLite's locks
-        database = sqlite3.connect(draft, isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;"
-        )
-        database.execute("INSERT INTO meta VALUES ('key', ?)", (mark,))
-        database.close()
-        claim_name(draft, path)  # where another process was first, its ledger is the ledger
-    finally:
-        for suffix in ("", "-wal", "-shm"):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
 
 def _require_same(earlier: Mapping[str, float], item: Spend) -> None:
