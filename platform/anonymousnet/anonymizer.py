@@ -176,11 +176,11 @@ class Anonymizer:
         each = ["0"] * len(faces) if subject is not None and BETWEEN in subject else faces
         subjects = tuple(derive(self._key, "subject", *one) for one in zip(labels, each, strict=True))
         # All that changes what is read, or what is drawn for it: two answers from one randomness do not compose.
+        # Settings of alignment change what is read by where they place the crop.
         readers = [self.weights[name] for name in READERS]
         draw: tuple[str | bytes, ...] = (
             "draw", self.config.release.name, self.region.name, self.mechanism.fingerprint, *readers,
-            self.config.align.model_dump_json(), self.runner.form, str(self.face_px), matrices_F23.tobytes(),
-            _digest(rgb),
+            self.runner.form, str(self.face_px), matrices_F23.tobytes(), _digest(rgb),
         )  # fmt: skip
         source = crop_faces(rgb, matrices_F23, self.face_px, owner)
         context, region = crop_context(rgb, covered, matrices_F23, self.face_px, self.region)

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anonymousnet.errors import BudgetExceeded, LedgerError, PrivacyError
-from anonymousnet.privacy import accounts
-from anonymousnet.privacy import ledger as module
+from anonymousnet.privacy import accounts, ledger_file
 from anonymousnet.privacy.ledger import Ledger, Spend
 
 KEY = bytes(range(32))
@@ -229,7 +228,7 @@ def test_a_path_that_cannot_be_used(tmp_path):
 
 def test_a_locked_file(path, monkeypatch):
     Ledger(path, key=KEY).close()
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.1)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with Ledger(path, key=KEY) as ledger:

@@ -112,6 +112,6 @@ def test_the_words_speak_of_faces_and_photos():
     mechanism = Mechanism(Population.learn(table, {}), {"Smiling": 0.5})
     words = covers(mechanism, 1.0, FACE, True, 0.25)
     assert f"epsilon {mechanism.epsilon + 0.25:.4g} per face" in words
-    assert "for any two photos that agree outside the painted regions" in words
+    assert "for any two photos that agree outside what is hidden" in words
     assert "for a photo of n faces n times that epsilon" in words
     assert "per image" not in words
