@@ -3,6 +3,7 @@
     python -m tests.attacks.outline CELEBA      # whose face is under the outline, of 40 people
     python -m tests.attacks.blocks CELEBA       # the same from what a coded file carries over the region's edge
     python -m tests.attacks.smile CELEBA        # is the hidden face smiling, from the places that a manifest publishes
+    python -m tests.attacks.turned CELEBA       # photos turned by any angle: what stays open, what is quarantined
 
 CELEBA is a folder in CelebA's own layout. Each prints a table; docs/experiments/places.md holds the last ones.
 """
