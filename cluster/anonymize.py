@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anonymousnet.cluster.options import CONFIG, JSON, SET, bar, plain_errors, show
+from anonymousnet.data.paths import resolve_path
 
 if TYPE_CHECKING:
     from anonymousnet.config import Config
@@ -50,7 +51,7 @@ def anonymize(
     from anonymousnet.config import Config
 
     config = Config.load(config_file, overrides)
-    if address or workers or _is_bulk(src, dst):
+    if address or workers or _is_bulk(src, dst) or "://" in (audit or ""):
         quarantined = _bulk(src, dst, audit, config, address, workers, endpoint_url, as_json)
     else:
         quarantined = _folder(src, dst, audit, config, as_json)
@@ -62,7 +63,7 @@ def _is_bulk(src: str, dst: str) -> bool:
     """Whether these need more than one process and a folder: S3, archives, or CelebA's layout."""
     if "://" in src or "://" in dst:
         return True
-    here = Path(src).expanduser()
+    here = resolve_path(src)
     if (here / "img_align_celeba").is_dir() and (here / "list_attr_celeba.txt").is_file():
         return True
     return here.is_dir() and any(chain(here.rglob("*.tar"), here.rglob("*.parquet")))
@@ -71,11 +72,11 @@ def _is_bulk(src: str, dst: str) -> bool:
 def _folder(src: str, dst: str, audit: str | None, config: Config, as_json: bool) -> int:
     from anonymousnet.folder import anonymize_folder
 
-    summary = anonymize_folder(Path(src), Path(dst), config, Path(audit) if audit else None, bar("photos"))
+    summary = anonymize_folder(src, dst, config, audit, bar("photos"))
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined",
-        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
         f"report   {summary.report}",
         f"private  {summary.private}",
     ])  # fmt: skip
@@ -98,14 +99,21 @@ def _bulk(
         raise
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files",
-        f"epsilon {summary.epsilon:.2f} per face, t {summary.t:.3f}, strength {summary.strength:g}",
+        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files, "
+        f"{summary.left_out} members of archives left out",
+        _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
         f"job      {summary.job} ({summary.kept} objects were done before)",
         f"manifest {summary.manifest}",
         f"signer   {summary.signer}",
         f"private  {summary.private}",
     ])  # fmt: skip
     return summary.quarantined
+
+
+def _epsilons(face: float, photo: float, largest: float, t: float, strength: float) -> str:
+    return (
+        f"epsilon {face:.2f} per face, {photo:.2f} per photo (at most {largest:.2f}), t {t:.3f}, strength {strength:g}"
+    )
 
 
 def _bar(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:

@@ -45,7 +45,8 @@ def demo(out: Path, photos: Path | None, as_json: bool) -> None:
     source = photos or write_photos(out / "photos")
     summary = anonymize_folder(source, out / "released", Config(), out / "private", bar("photos"))
     show(asdict(summary), as_json, [
-        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, epsilon {summary.epsilon:.2f}",
+        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
+        f"epsilon {summary.epsilon:.2f} per face",
         f"before   {source}",
         f"after    {out / 'released'}",
         f"report   {summary.report}",

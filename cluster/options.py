@@ -7,17 +7,37 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import AnonymousNetError
 
 T = TypeVar("T")
+if TYPE_CHECKING:
+    _PathType = click.ParamType[Path]
+else:  # older versions of click know no types
+    _PathType = click.ParamType
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
-CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-FOLDER = click.Path(path_type=Path)
+
+
+class UserPath(_PathType):
+    """A path as `resolve_path` reads it; a mistake in it ends the command with one line, as `plain_errors` has it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        try:
+            return resolve_path(value)
+        except AnonymousNetError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+
+FOLDER = UserPath()
+CONFIG = click.option("--config", "config_file", type=FOLDER, help="YAML configuration file.")
 
 
 def plain_errors(command: Callable[..., T]) -> Callable[..., T]:

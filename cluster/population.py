@@ -20,19 +20,21 @@ from anonymousnet.cluster.options import FOLDER, JSON, plain_errors, show
 def population(table: Path, out: Path, name: str | None, groups: Path | None, as_json: bool) -> None:
     """Count the attributes in TABLE, in the form of list_attr_celeba.txt, into the population file OUT.
 
-    Use it with --set obfuscate.population=OUT. OUT holds aggregates only.
+    Use it with --set obfuscate.population=OUT. OUT holds counts alone, rounded to multiples of 5, none of fewer than 5
+    people. They are not differentially private: do not publish them for small or overlapping groups of people.
     """
     from anonymousnet.data.celeba import read_attributes
-    from anonymousnet.privacy.population import Population
+    from anonymousnet.privacy.population import NOTE, Population
 
     _, attributes = read_attributes(table)
     found = Population.learn(attributes, name=name or table.name, groups=_groups(groups) if groups else None)
     found.save(out)
     drawn = [list(group.attributes) for group in found.groups]
-    show({"rows": len(attributes), "groups": drawn, "out": str(out)}, as_json, [
+    show({"rows": len(attributes), "groups": drawn, "out": str(out), "note": NOTE}, as_json, [
         f"{len(attributes)} rows, {len(drawn)} groups of attributes drawn together",
         *(f"  {', '.join(group)}" for group in drawn),
         f"population  {out}",
+        NOTE,
     ])  # fmt: skip
 
 

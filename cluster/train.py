@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anonymousnet.cluster.options import CONFIG, JSON, SET, bar, celeba, plain_errors, show
+from anonymousnet.data.paths import resolve_path
 
 
 @click.command()
@@ -48,12 +49,12 @@ def train(
         from anonymousnet.training.loop import train as run
         from anonymousnet.training.tasks import training_tables
 
-        folder = None if synthetic else celeba(Path(data) if data else None)
+        folder = None if synthetic else celeba(resolve_path(data) if data else None)
         px = config.train.over(kind.defaults).px or 128
         tables = training_tables(
             folder, px, config.seed, kind.labels, lambda rows: bar("faces")(rows, None), kind.slack, kind.large
         )
-        result = run(kind, config, *tables, Path(out))
+        result = run(kind, config, *tables, resolve_path(out))
     else:
         from anonymousnet.pipelines.train import train as scaled
 
@@ -71,7 +72,7 @@ def train(
 
 def _whole(out: str) -> str | Path:
     """Workers have other working folders: a local path is made absolute."""
-    return out if "://" in out else Path(out).resolve()
+    return out if "://" in out else resolve_path(out)
 
 
 def _bar(task: str, steps: int) -> Callable[[dict[str, Any]], None]:

@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 from anonymousnet.align.detect import SHA256
 from anonymousnet.config import Config
+from anonymousnet.data.subjects import read_subjects
 from anonymousnet.errors import ConfigError
-from anonymousnet.folder import read_subjects
 from anonymousnet.pipelines.bulk_places import hurried, open_places, replace_name
-from anonymousnet.pipelines.bulk_plan import Job, Secret, Survey, address_of, survey
+from anonymousnet.pipelines.bulk_plan import Job, Survey, address_of, survey
 from anonymousnet.pipelines.jobs import Hold, held
 from anonymousnet.pipelines.session import persistently, ray_session, software
 from anonymousnet.pipelines.storage import Storage
 from anonymousnet.privacy.randomness import derive, load_key
+from anonymousnet.privacy.release_key import ReleaseKey
 
 if TYPE_CHECKING:
     from anonymousnet.anonymizer import Anonymizer
@@ -58,6 +59,11 @@ class BulkSummary:
     photos_per_second: float
     """Of what this command did; Ray's start-up included."""
     epsilon: float
+    """Of each face."""
+    photo_epsilon: float
+    """Mean over released photos with faces of the epsilon of a photo, the sum over its faces."""
+    max_photo_epsilon: float
+    """The largest of them."""
     t: float
     strength: float
     guarantee: str
@@ -66,6 +72,10 @@ class BulkSummary:
     """Public key of the manifest's signature, hex."""
     private: str
     reasons: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    """Members, columns and cells of archives that are not in the release; the audit place names them."""
+    unmatched: int = 0
+    """Lines of `release.subjects` that name no photo; the audit place has them."""
 
 
 def anonymize_bulk(
@@ -105,9 +115,10 @@ def anonymize_bulk(
     return BulkSummary(
         job.id, job.run, counts["photos"], counts["released"], counts["quarantined"], counts["faces"],
         counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
-        privacy["epsilon_per_face"], privacy["t"], privacy["strength"], privacy["covers"],
+        privacy["epsilon_per_face"], privacy["mean_epsilon_per_photo"], privacy["max_epsilon_per_photo"], privacy["t"],
+        privacy["strength"], privacy["covers"],
         address_of(replace_name(target, "manifest.json")),
-        signer_of(job.key.value), address_of(private), done["reasons"],
+        signer_of(job.key.value), address_of(private), done["reasons"], counts["left_out"], done["unmatched"],
     )  # fmt: skip
 
 
@@ -143,7 +154,7 @@ def _job(
     source: Storage, target: Storage, audit: Storage, surveyed: Survey, config: Config, anonymizer: Anonymizer
 ) -> Job:
     """The job that source, configuration, weights, key and software make."""
-    key = load_key(config.release.key_file)
+    key = ReleaseKey.open(config.release.key_file)
     used = dict(sorted(anonymizer.weights.items()))
     form = f"{config.device}-{ {'bf16': 'bfloat16', 'fp32': 'float32'}[config.precision] }".replace(" ", "")
     drop: dict[str, bool | set[str]] = {
@@ -161,10 +172,10 @@ def _job(
         "ledger": config.release.ledger is not None, "weights": used, "detector": SHA256,
         "population": anonymizer.mechanism.population.text(), "software": software(), "form": form,
     }  # fmt: skip
-    identity = derive(key, "job", json.dumps(settings, sort_keys=True)).hex()[:32]
+    identity = derive(key.value, "job", json.dumps(settings, sort_keys=True)).hex()[:32]
     where = hashlib.sha256(address_of(target).encode()).hexdigest()[:8]
     return Job(
-        identity, f"{identity}-{where}", source, target, audit, surveyed.layout, config, Secret(key), used, form
+        identity, f"{identity}-{where}", source, target, audit, surveyed.layout, config, key, used, form
     )  # fmt: skip
 
 

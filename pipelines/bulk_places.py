@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
+from anonymousnet.data.paths import beside, resolve_path
 from anonymousnet.data.store import private_folder
 from anonymousnet.errors import ConfigError
 from anonymousnet.pipelines.bulk_plan import address_of
@@ -16,10 +18,12 @@ def open_places(src: str, dst: str, audit: str | None, endpoint_url: str | None)
 
     Raises ConfigError (they overlap, the audit place is missing, the release holds other files), StorageError.
     """
-    source, target, private = _places(src, dst, audit, endpoint_url)
+    given = None if audit is None else os.fspath(audit)
+    source, target, private = _places(os.fspath(src), os.fspath(dst), given, endpoint_url)
     _check_target(target)
     if isinstance(private, Folder):
         private_folder(private.root)
+        private = replace(private, private=True)
     for place in (private, source):  # a mistake is told at once, an outage later on is waited out; and there are
         next(hurried(place).scan(), None)  # servers that make a bucket of any name, once something is put there
     return source, target, private
@@ -40,7 +44,7 @@ def _places(src: str, dst: str, audit: str | None, endpoint_url: str | None) -> 
                 f"{dst} is in S3, so private evidence needs a place of its own; give --audit FOLDER, or --audit "
                 "s3://bucket/prefix that the release's readers cannot read"
             )
-        audit = f"{dst.rstrip('/')}-private"
+        audit = str(beside(resolve_path(dst), "-private"))
     places = [storage_of(uri, endpoint_url, PATIENT) for uri in (src, dst, audit)]
     named = list(zip(("source", "release", "audit place"), places, strict=True))
     for i, (one, here) in enumerate(named):

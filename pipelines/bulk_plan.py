@@ -16,11 +16,12 @@ from typing import Any
 from anonymousnet.config import Config
 from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.errors import DataError, StorageError
-from anonymousnet.pipelines.samples import Item, Released, kind_of, same_suffix
+from anonymousnet.pipelines.samples import Item, Released, check_kept, kind_of, same_suffix
 from anonymousnet.pipelines.source import LISTS
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
+from anonymousnet.privacy.release_key import ReleaseKey
 
 CHUNK, CHUNK_BYTES = 32, 32 << 20
 """A chunk ends with this many photos, or bytes of photos."""
@@ -29,16 +30,6 @@ SEGMENT, SEGMENTS = 16, 2048
 _WRAP = 1 << 256
 RESERVED = "manifest"
 """Folder (and, with .json, file) of the release that is ours."""
-
-
-class Secret:
-    """Bytes that no log shows."""
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "Secret()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,8 @@ class Job:
     layout: str
     """celeba or photos"""
     config: Config
-    key: Secret
+    key: ReleaseKey
+    """Each machine reads it from its own file; it is in no pickle of the job."""
     weights: dict[str, str]
     form: str
     """Arithmetic of the networks: Runner.form."""
@@ -66,16 +58,19 @@ class Job:
 
     def alias(self, *name: str) -> str:
         """A name that only the key's holder can lead back to the source's."""
-        return derive(self.key.value, "alias", self.config.release.name, *name).hex()[:32]
+        labels = [one.encode("utf-8", "surrogateescape") for one in name]
+        return derive(self.key.value, "alias", self.config.release.name, *labels).hex()[:32]
 
     def released_name(self, name: str, suffix: str) -> str:
         """What an object of the source is called in the release."""
         if self.config.bulk.names == "hashed":
             folder = {"photo": ALIGNED if self.layout == "celeba" else "photos"}.get(str(kind_of(name)), "shards")
             return f"{folder}/{self.alias(name)}{suffix}"
-        parts = PurePosixPath(name).parts
-        if ".." in parts or name.startswith("/") or "//" in name or parts[0] == RESERVED:
-            raise StorageError(f"{name}: a name that leads elsewhere cannot be kept; rename it, or use hashed names")
+        check_kept(name)
+        if PurePosixPath(name).parts[0] == RESERVED:
+            raise StorageError(
+                f"{name}: a name that leads elsewhere (to the manifest) cannot be kept; rename it, or use hashed names"
+            )
         # Where the format changes, so does the name; the hash keeps it apart from any other object's.
         return name if same_suffix(name, suffix) else f"{name}.{self.alias(name)[:8]}{suffix}"
 
@@ -98,6 +93,8 @@ class Photo:
     """Kind of error, and the reason."""
     spends: list[Spend] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
+    account: str = ""
+    """Whose epsilon it is: public. Empty without faces."""
 
 
 @dataclass(slots=True)
@@ -109,6 +106,8 @@ class Work:
     fetched: Fetched | None
     photos: list[Photo]
     items: list[Item] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
+    """Lines of the list of subjects that name one of its photos."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import ray
 
 from anonymousnet.errors import AnonymousNetError, LedgerError, StorageError
 from anonymousnet.pipelines.bulk_plan import Job, Work
-from anonymousnet.pipelines.samples import CONTENT_TYPES, pack
+from anonymousnet.pipelines.samples import CONTENT_TYPES, Packed, Released, pack
 from anonymousnet.pipelines.storage import Storage
 from anonymousnet.privacy.ledger import Ledger, Spend
 
@@ -34,8 +34,7 @@ class Books:
 
     def __init__(self, job: Job) -> None:
         release = job.config.release
-        assert release.ledger is not None
-        self.ledger = Ledger(release.ledger, release.budget, key=job.key.value)
+        self.ledger = Ledger.of(release, job.key.value)
 
     def spend(self, photos: list[list[Spend]]) -> list[tuple[str, str] | None]:
         """Record each photo; why it may not be released, or None. Raises LedgerError."""
@@ -72,17 +71,17 @@ def tally(lines: list[dict[str, Any]]) -> dict[str, int]:
     return {
         "objects": len(lines), "photos": len(photos) + withheld, "released": len(photos), "quarantined": withheld,
         "faces": sum(len(photo["faces"]) for photo in photos),
+        "left_out": sum(len(line["left_out"]) for line in lines),
     }  # fmt: skip
 
 
 def _publish(job: Job, work: Work) -> dict[str, Any]:
     """Put one object, if anything of it may be let out; its record."""
-    released = {photo.name: photo.released for photo in work.photos if photo.released}
+    released = {photo.name: photo.released for photo in work.photos if photo.released is not None}
+    accounts = {photo.name: photo.account for photo in work.photos}
     record: dict[str, Any] = {"source": work.entry.name, "object": None, "sha256": None}
-    names: dict[str, str] = {}
-    if released:
-        assert work.fetched is not None
-        data, names = pack(work.kind, work.fetched.data, released, job.config.bulk, partial(_rename, job, work))
+    packed = _packed(job, work, released)
+    data, names = packed.data, packed.names
     if names:  # a tar sample goes as a whole, so nothing may be left
         suffix = released[""].suffix if work.kind == "photo" else f".{work.entry.name.rsplit('.', 1)[-1].lower()}"
         record["object"] = job.released_name(work.entry.name, suffix)
@@ -90,13 +89,14 @@ def _publish(job: Job, work: Work) -> dict[str, Any]:
         put_same(job.target, record["object"], data, CONTENT_TYPES[suffix], dict(work.fetched.encryption))  # type: ignore[union-attr]
     record["photos"] = [
         {"photo": names[name], "alias": job.alias(work.entry.name, name),
-         "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces}
+         "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces,
+         "account": accounts[name]}
         for name, one in released.items() if name in names
     ]  # fmt: skip
     lost = ("SampleWithheld", "another photo of its sample was withheld")
     record["withheld"] = [
         {"photo": photo.name, "kind": kind, "reason": reason}
-        for photo in work.photos if photo.name not in names
+        for photo in work.photos if photo.name not in names and photo.name not in packed.left_out
         for kind, reason in [photo.withheld or lost]
     ]  # fmt: skip
     record["private"] = [
@@ -104,7 +104,27 @@ def _publish(job: Job, work: Work) -> dict[str, Any]:
         for photo in work.photos if photo.name in names
         for i, evidence in enumerate(photo.evidence)
     ]  # fmt: skip
+    record["left_out"] = [{"member": name, "reason": reason} for name, reason in packed.left_out.items()]
+    record["named"] = sorted(set(work.named))
     return record
+
+
+def _packed(job: Job, work: Work, released: dict[str, Released]) -> Packed:
+    """The object with what may be let out; nothing of it where it cannot be put together: all its photos are withheld
+    then, whatever they have spent."""
+    nothing = Packed(b"", {}, {})
+    if not released:
+        return nothing
+    assert work.fetched is not None
+    withheld = {photo.name: photo.withheld for photo in work.photos if photo.withheld}
+    try:
+        rename = partial(_rename, job, work)
+        return pack(work.kind, work.fetched.data, released, withheld, job.config.bulk, rename)
+    except Exception as error:  # one odd archive is one withheld object, not the end of the job
+        for photo in work.photos:
+            photo.released, photo.evidence, photo.withheld = None, [], photo.withheld or reason_of(error)
+        released.clear()
+        return nothing
 
 
 def _rename(job: Job, work: Work, name: str) -> str:

@@ -20,10 +20,11 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy, read_datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from anonymousnet.data.subjects import Subjects
 from anonymousnet.errors import AnonymousNetError, ConfigError, NoFaceFound, StorageError
 from anonymousnet.pipelines.bulk_plan import Job, Photo, Segment, Work, chunks_of
 from anonymousnet.pipelines.bulk_publish import THREADS, TRIES, publish, reason_of
-from anonymousnet.pipelines.samples import LARGEST, Item, Released, kind_of, unpack
+from anonymousnet.pipelines.samples import LARGEST, Item, Released, check_kept, kind_of, unpack
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 
 
@@ -50,9 +51,7 @@ class Listing(Datasource):
         return [ReadTask(partial(read, self.job, *part), nothing) for part in self.parts]
 
 
-def stream(
-    job: Job, segments: tuple[Segment, ...], workers: int, gpus: float, subjects: dict[str, str], books: Any
-) -> Any:
+def stream(job: Job, segments: tuple[Segment, ...], workers: int, gpus: float, subjects: Subjects, books: Any) -> Any:
     """The pipeline: a Ray data set whose rows are tallies of finished chunks."""
     pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
     few = TaskPoolStrategy(size=-(-workers // 2))  # they wait for the network; more would only cost memory
@@ -111,7 +110,7 @@ def _get(place: Storage, entry: Entry) -> Fetched | str:
 class Protect:
     """The actor: decode, detect, align, the four stages, encode."""
 
-    def __init__(self, job: Job, subjects: dict[str, str]) -> None:
+    def __init__(self, job: Job, subjects: Subjects) -> None:
         from anonymousnet.anonymizer import Anonymizer  # torch, which readers and writers need not wait for
 
         self.job, self.subjects = job, subjects
@@ -128,6 +127,8 @@ class Protect:
         from anonymousnet.protect import protect
 
         work = [self._open(entry, got) for entry, got in pickle.loads(row["objects"])]
+        for one in work:
+            one.items = [item for item in one.items if self._may_work(one, item)]
         asked = ((item.data, self._subject(one, item)) for one in work for item in one.items)
         results = protect(self.anonymizer, asked)
         for one in work:
@@ -144,13 +145,27 @@ class Protect:
             self.job.released_name(entry.name, ".jpg")  # before the work, not after it
             items = unpack(kind, got.data, self.job.config.bulk)
             return Work(entry, kind, Fetched(b"", "", got.encryption) if kind == "photo" else got, [], items)
-        except (AnonymousNetError, MemoryError, ValueError) as error:
+        except Exception as error:  # readers of archives raise nearly anything: one of them is one withheld object
             return Work(entry, kind, None, [Photo("", withheld=reason_of(error))])
 
     def _subject(self, work: Work, item: Item) -> str | None:
         """Whose photo it is: by its member's or row's name, its object's, or its object's last part."""
-        names = (f"{work.entry.name}/{item.name}", item.name, work.entry.name, work.entry.name.rsplit("/", 1)[-1])
-        return next((self.subjects[name] for name in names if name in self.subjects), None)
+        inside = [name for one in (item.name, item.sample) for name in (f"{work.entry.name}/{one}", one)]
+        names = (*inside, work.entry.name, work.entry.name.rsplit("/", 1)[-1])
+        if (name := self.subjects.find(*names)) is not None:
+            work.named.append(name)
+        return self.subjects.of(*names, budget=self.job.config.release.budget)
+
+    def _may_work(self, work: Work, item: Item) -> bool:
+        """Whether a photo can be released at all; if not it is withheld, before it is worked on."""
+        try:
+            self._subject(work, item)
+            if self.job.config.bulk.names == "kept" and work.kind == "webdataset":
+                check_kept(item.name.removeprefix("./"))
+        except AnonymousNetError as error:
+            work.photos.append(Photo(item.name, withheld=reason_of(error)))
+            return False
+        return True
 
     def _photo(self, item: Item, done: Any) -> Photo:
         from anonymousnet.data.images import encode_photo, load_photo
@@ -164,7 +179,8 @@ class Protect:
                 raise done
             else:
                 image, faces = done.release.image, _faces(done)
-                photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done))
+                photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done),
+                              account=done.prepared.account)  # fmt: skip
             data, suffix = encode_photo(image, settings.release.format, settings.release.quality)
         except Exception as error:  # encoders fed odd sizes raise nearly anything: withheld, and the job goes on
             return Photo(item.name, withheld=reason_of(error))

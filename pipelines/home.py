@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.data.store import write_atomic
 from anonymousnet.pipelines.storage import Bucket, storage_of
 
@@ -26,7 +27,7 @@ class Home:
     def local(self) -> Path:
         """The folder that is read and written."""
         if "://" not in self.uri:
-            return Path(self.uri)
+            return resolve_path(self.uri)
         if self._scratch is None:
             self._scratch = tempfile.mkdtemp(prefix="anonymousnet-run-")
         return Path(self._scratch)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,9 @@ import pyarrow.parquet as pq
 
 from anonymousnet import __version__
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.subjects import read_subjects
 from anonymousnet.errors import ClusterError, DataError, StorageError
-from anonymousnet.pipelines.bulk_plan import RESERVED, Job, Survey
+from anonymousnet.pipelines.bulk_plan import RESERVED, Job, Survey, address_of
 from anonymousnet.pipelines.bulk_publish import THREADS, put_same, tally
 from anonymousnet.pipelines.samples import FACE, as_faces
 from anonymousnet.pipelines.session import software
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
     from anonymousnet.anonymizer import Anonymizer
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+FORMAT = 2
 """Version of the manifest; raise it with every change of its meaning."""
 STATEMENT = f"{RESERVED}.json"
 MARKER = f"{RESERVED}/job.json"
@@ -51,6 +54,8 @@ ROWS = pa.schema([
     pa.field("width", pa.int32(), nullable=False),           # pixels
     pa.field("height", pa.int32(), nullable=False),
     pa.field("epsilon", pa.float64(), nullable=False),       # spent on each of its faces; 0 without faces
+    pa.field("photo_epsilon", pa.float64(), nullable=False), # on all of them together
+    pa.field("account", pa.string(), nullable=False),        # whose epsilon it is; empty without faces
     pa.field("faces", pa.list_(FACE), nullable=False),       # none: no face was found, and it was copied on request
 ])  # fmt: skip
 _CELEBA_LINE = "{}  " + " ".join(["{:>2}"] * 40)
@@ -62,11 +67,15 @@ def publish_manifest(job: Job, surveyed: Survey, anonymizer: Anonymizer) -> dict
     Raises ClusterError when a chunk has no record, StorageError.
     """
     files = {MARKER: hashlib.sha256(marker_of(job)).hexdigest()}
-    parts, counts, reasons = _Parts(job, files), Counter[str](), Counter[str]()
+    parts, counts, reasons, of_faces = _Parts(job, files), Counter[str](), Counter[str](), Counter[int]()
+    unmatched = dict.fromkeys(read_subjects(job.config.release.subjects))
     for line in records(job, surveyed.chunks):
+        for name in line["named"]:
+            unmatched.pop(name, None)
         counts.update(tally([line]))
         reasons.update(one["kind"] for one in line["withheld"])
-        parts.add(line, anonymizer.mechanism.epsilon)
+        of_faces.update(len(photo["faces"]) for photo in line["photos"])
+        parts.add(line, anonymizer.epsilon)
     parts.close()
     statement = {
         "format": FORMAT,
@@ -78,13 +87,22 @@ def publish_manifest(job: Job, surveyed: Survey, anonymizer: Anonymizer) -> dict
         "precision": job.form,
         "configuration": public_configuration(job),
         "population": _population(anonymizer),
-        "counts": {**{key: counts[key] for key in ("photos", "released", "quarantined", "faces")},
+        "counts": {**{key: counts[key] for key in ("photos", "released", "quarantined", "faces", "left_out")},
                    "skipped": surveyed.skipped},
-        "privacy": _privacy(anonymizer, job),
+        "privacy": _privacy(anonymizer, job, of_faces),
         "files": dict(sorted(files.items())),
     }  # fmt: skip
     put_same(job.target, STATEMENT, signed(statement, job.key.value), "application/json")
-    return {**statement, "reasons": dict(sorted(reasons.items()))}
+    return {**statement, "reasons": dict(sorted(reasons.items())), "unmatched": _tell_unmatched(job, list(unmatched))}
+
+
+def _tell_unmatched(job: Job, names: list[str]) -> int:
+    """Say how many lines of the list of subjects name no photo; which, the audit place keeps."""
+    where = f"{job.run}/unmatched.jsonl"
+    if told := read_subjects(job.config.release.subjects).told(names, f"{address_of(job.audit)}/{where}"):
+        put_same(job.audit, where, "".join(json.dumps({"photo": name}) + "\n" for name in names).encode())
+        log.warning(told)
+    return len(names)
 
 
 class _Parts:
@@ -103,7 +121,8 @@ class _Parts:
                 "object": line["object"], "object_sha256": line["sha256"], "photo": photo["photo"],
                 "source": photo["alias"], "sha256": photo["sha256"], "width": photo["width"],
                 "height": photo["height"], "epsilon": epsilon if photo["faces"] else 0.0,
-                "faces": as_faces(photo["faces"]),
+                "photo_epsilon": len(photo["faces"]) * epsilon if photo["faces"] else 0.0,
+                "account": photo["account"], "faces": as_faces(photo["faces"]),
             })  # fmt: skip
             if self.job.layout == "celeba" and photo["faces"]:
                 self.celeba.append(_celeba_row(line, photo))
@@ -182,14 +201,18 @@ def _population(anonymizer: Anonymizer) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(population.text().encode()).hexdigest(), "marginals": marginals}
 
 
-def _privacy(anonymizer: Anonymizer, job: Job) -> dict[str, Any]:
-    """The public evidence that all faces share."""
+def _privacy(anonymizer: Anonymizer, job: Job, of_faces: Counter[int]) -> dict[str, Any]:
+    """The public evidence that all faces share. `of_faces`: number of faces -> released photos that have so many."""
     from anonymousnet.privacy.mechanism import covers
 
     mechanism, strength, region = anonymizer.mechanism, job.config.synthesize.strength, anonymizer.region
+    epsilon, spread = anonymizer.epsilon, {faces: photos for faces, photos in of_faces.items() if faces}
+    mean = sum(faces * photos for faces, photos in spread.items()) / max(sum(spread.values()), 1)
     return {
-        "epsilon_per_face": mechanism.epsilon, "t": mechanism.t, "strength": strength, "region": region.name,
-        "perturbation": job.config.perturb.epsilon, "covers": covers(mechanism, strength, region, guarantee=True),
+        "epsilon_per_face": epsilon, "mean_epsilon_per_photo": mean * epsilon if spread else 0.0,
+        "max_epsilon_per_photo": max(spread) * epsilon if spread else 0.0, "t": mechanism.t, "strength": strength,
+        "region": region.name, "perturbation": job.config.perturb.epsilon,
+        "covers": covers(mechanism, strength, region, True, job.config.align.epsilon),
     }  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from anonymousnet.data.images import PHOTO_SUFFIXES, find_photos
-from anonymousnet.data.store import write_atomic
+from anonymousnet.data.paths import resolve_path
+from anonymousnet.data.store import make_folders, write_atomic
 from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.s3 import HELD, MISSING, code_of, explained, patiently
 from anonymousnet.pipelines.s3 import client as _client
@@ -54,6 +55,8 @@ class Folder:
     """A folder on this machine's disk, or on one that all machines share."""
 
     root: Path
+    private: bool = False
+    """Whether what is written is for its owner alone."""
 
     def photos(self, below: str = "") -> list[tuple[str, int]]:
         """(name relative to `below`, bytes) of every photo in it, sorted by name. Raises StorageError."""
@@ -81,7 +84,7 @@ class Folder:
 
     def put(self, name: str, data: bytes) -> None:
         """Write one file, whole or not at all. Raises StorageError."""
-        write_atomic(self.root / name, data)
+        write_atomic(self.root / name, data, private=self.private)
 
     def scan(self, after: str = "", below: str = "") -> Iterator[Entry]:
         """Every file below `below`, hidden ones too, from behind `after` on, in an order of its own.
@@ -109,7 +112,7 @@ class Folder:
         self, name: str, data: bytes, content_type: str = "", encryption: Mapping[str, str] | None = None
     ) -> bool:
         """Write one file where there is none yet; False if there is one. Raises StorageError."""
-        return write_atomic(self.root / name, data, replace=False)
+        return write_atomic(self.root / name, data, replace=False, private=self.private)
 
     def swap(self, name: str, data: bytes, version: str | None) -> str | None:
         """Put one file in the place of this version of it (None: of no file); its new version, or None if another was
@@ -117,12 +120,12 @@ class Folder:
         """
         path = self.root / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with (path.parent / ".lock").open("a") as lock:
+            make_folders(path.parent, self.private)
+            with open(os.open(path.parent / ".lock", os.O_RDWR | os.O_CREAT, 0o600), "rb+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if (_version(path) if path.exists() else None) != version:
                     return None
-                write_atomic(path, data)
+                write_atomic(path, data, private=self.private)
                 return _version(path)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}; check the permissions") from error
@@ -256,7 +259,7 @@ Storage = Folder | Bucket
 def storage_of(uri: str, endpoint_url: str | None = None, patience: float = HURRIED) -> Storage:
     """A local folder, or `s3://bucket/prefix`. Nothing is asked of the network yet. Raises StorageError."""
     if "://" not in uri:
-        return Folder(Path(uri).expanduser().resolve())
+        return Folder(Path(os.path.realpath(resolve_path(uri))))  # compared with others: links are followed
     scheme, _, rest = uri.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:

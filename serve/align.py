@@ -27,7 +27,7 @@ from anonymousnet.faces import FaceBatch
 from anonymousnet.parts import STAGES, Parts
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
-from anonymousnet.serve.asked import Asked
+from anonymousnet.serve.asked import Asked, check_epsilon
 from anonymousnet.serve.calls import Sleepers, by_value, call
 from anonymousnet.serve.metrics import Metrics
 from anonymousnet.serve.problems import Refused
@@ -81,7 +81,7 @@ class Align:
         try:
             anonymizer = await self._cpu(until, functools.partial(self._under, asked))
             with self.metrics.timed("align"):
-                prepared = await self._cpu(until, lambda: self._prepare(anonymizer, data, asked.subject))
+                prepared = await self._cpu(until, lambda: self._prepare(anonymizer, data, asked))
             done = await self._through(STAGES, prepared.batch, asked, until)
             if isinstance(done, Refused):
                 return done
@@ -102,7 +102,7 @@ class Align:
         """What Stage I reads in each face (`models.Read`). PRIVATE: for the person whose photo it is."""
         until = time.monotonic() + asked.left_s
         try:
-            prepared = await self._cpu(until, lambda: self._prepare(self.anonymizer, data, None))
+            prepared = await self._cpu(until, lambda: self._prepare(self.anonymizer, data))
             seen = await self._through(STAGES[:1], prepared.batch, asked, until)
         except _Late:
             return Refused("DeadlineExceeded", "")
@@ -162,10 +162,13 @@ class Align:
         config = asked.config(self.config)
         return self.anonymizer.under(config, self.parts.mechanism(config.obfuscate))
 
-    def _prepare(self, anonymizer: Anonymizer, data: bytes, subject: str | None) -> Prepared:
-        prepared = anonymizer.prepare(data, subject)
+    def _prepare(self, anonymizer: Anonymizer, data: bytes, asked: Asked | None = None) -> Prepared:
+        """`asked`: under which policy a release is to be made of it; None: none is."""
+        prepared = anonymizer.prepare(data, asked.subject if asked else None)
         if len(prepared.batch) > (most := self.config.serve.max_faces):
             raise TooManyFaces(f"{len(prepared.batch)} faces, the limit is {most}; cut the photo into parts")
+        if asked is not None:
+            check_epsilon(asked, anonymizer.epsilon, len(prepared.batch))
         return prepared
 
     def _finish(self, anonymizer: Anonymizer, prepared: Prepared, done: FaceBatch) -> Answer:
@@ -181,7 +184,10 @@ class Align:
             return None
         spends = anonymizer.spends(prepared)
         if asked.key and asked.subject is None:  # one key's budget must not tell what another key's holder has sent
-            spends = [one._replace(subject=derive(self.key, "key", asked.key, one.subject)) for one in spends]
+            scope = asked.key.encode()
+            spends = [
+                one._replace(subject=derive(self.key, "key", asked.key, one.subject), scope=scope) for one in spends
+            ]
         if asked.key and asked.budget:
             whole = derive(self.key, "api key", asked.key)
             spends += [Spend(whole, one.photo, one.release, one.epsilons, asked.budget) for one in spends]

@@ -18,7 +18,7 @@ from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE
 from anonymousnet.serve import evidence
 from anonymousnet.serve.asked import Query as Wanted
-from anonymousnet.serve.asked import allowed_strengths, ask, subject_of
+from anonymousnet.serve.asked import allowed_strengths, allowed_to_keep, ask, subject_of
 from anonymousnet.serve.body import OPENAPI, read_photo
 from anonymousnet.serve.calls import call
 from anonymousnet.serve.keys import ApiKey
@@ -207,7 +207,7 @@ def policy_of(config: Config) -> dict[str, Any]:
         "perturbation": {"default": config.perturb.epsilon, "max": serve.max_perturbation},
         "attributes": list(ATTRIBUTES),
         "outside": [name for name in ATTRIBUTES if name in outside],
-        "keepable": list(ATTRIBUTES if serve.keepable is None else serve.keepable),
+        "keepable": list(allowed_to_keep(config)),
         "key_required": serve.keys is not None,
         "max_bytes": serve.max_bytes,
         "max_pixels": min(serve.max_pixels, config.align.max_pixels),

@@ -48,7 +48,7 @@ def graph(config: Config) -> Application:
     from anonymousnet.serve.ingress import Ingress
 
     check(config)
-    mark = mark_of(load_key(config.release.key_file.expanduser()))
+    mark = mark_of(load_key(config.release.key_file))
     align, books = behind(config, mark)
     options = dict(deployments(config.serve))["Ingress"]
     return serve.deployment(**options)(Ingress).bind(config, mark, align, books)

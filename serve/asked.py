@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from anonymousnet.config import STRENGTHS, Config, ObfuscateConfig
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.subjects import BETWEEN
+from anonymousnet.errors import AnonymousNetError
 from anonymousnet.serve.keys import ApiKey
 from anonymousnet.serve.problems import Problem
 
@@ -25,6 +28,10 @@ class Asked:
     """Name of the API key, whose budget is charged."""
     budget: float | None = None
     """Of that key."""
+    face_limit: float = math.inf
+    """Most epsilon of a face, whatever settings it comes of."""
+    photo_limit: float = math.inf
+    """Most epsilon of all faces of a photo together, for that key."""
     left_s: float = field(default=30.0, compare=False)
     """Seconds until the request is given up, when this was sent."""
 
@@ -55,10 +62,40 @@ class Query:
     subject: str | None = None
 
 
+class OverPolicy(AnonymousNetError):
+    """A photo's release would spend more epsilon than policy allows."""
+
+
+def check_epsilon(asked: Asked, epsilon: float, faces: int) -> None:
+    """Hold the epsilon of a face, as solved, and that of a photo of so many faces against policy. Raises OverPolicy."""
+    if not epsilon <= asked.face_limit + 1e-9:
+        raise OverPolicy(
+            f"these settings spend epsilon {epsilon:.4g} on a face, and {asked.face_limit:.4g} is the most here: ask "
+            "for a smaller epsilon"
+        )
+    if not faces * epsilon <= asked.photo_limit + 1e-9:
+        raise OverPolicy(
+            f"{faces} faces at epsilon {epsilon:.4g} spend {faces * epsilon:.4g}, and {asked.photo_limit:.4g} is the "
+            f"most for a photo with this key: ask for at most {asked.photo_limit / faces:.4g}"
+        )
+
+
+def allows_unprotected(config: Config, key: ApiKey | None = None) -> bool:
+    """Whether anything may be let out for which no epsilon can be stated: kept attributes, strengths below 1."""
+    bounded = key is not None and (key.max_epsilon is not None or key.budget is not None)
+    return not bounded and (config.release.ledger is None or config.release.allow_unprotected)
+
+
 def allowed_strengths(config: Config, key: ApiKey | None = None) -> list[float]:
     """Strengths that may be asked for, ascending."""
     least = max(config.serve.min_strength, key.min_strength or 0 if key else 0)
+    least = least if allows_unprotected(config, key) else 1.0
     return [strength for strength in sorted(STRENGTHS) if strength >= least]
+
+
+def allowed_to_keep(config: Config, key: ApiKey | None = None) -> tuple[str, ...]:
+    """Attributes that a request may keep."""
+    return config.serve.keepable if allows_unprotected(config, key) else ()
 
 
 def ask(query: Query, config: Config, key: ApiKey | None) -> Asked:
@@ -80,7 +117,7 @@ def ask(query: Query, config: Config, key: ApiKey | None) -> Asked:
         raise Problem(
             "policy", f"perturbation may be at most {serve.max_perturbation:.4g} here, got {perturbation:.4g}"
         )
-    if serve.keepable is not None and (beyond := set(query.keep) - set(serve.keepable)):
+    if beyond := set(query.keep) - set(allowed_to_keep(config, key)):
         raise Problem("policy", f"{', '.join(sorted(beyond))} may not be kept here")
     changes: dict[str, object] = {}
     if query.epsilon is not None:
@@ -90,18 +127,20 @@ def ask(query: Query, config: Config, key: ApiKey | None) -> Asked:
     asked = ObfuscateConfig.model_validate({**base.model_dump(), **changes}) if changes else base
     if len(asked.keep) == len(ATTRIBUTES):
         raise Problem("policy", "all 40 attributes are kept, which protects nothing")
-    if query.epsilon is None and key and key.max_epsilon is not None and (asked.epsilon or 0) > most:
+    if asked.keep and not allows_unprotected(config, key):  # the server's own setting, under a key that is bounded
+        raise Problem("policy", f"{', '.join(asked.keep)} would be released as they are, which this key may not have")
+    if asked.epsilon is not None and asked.epsilon > most:
         asked = ObfuscateConfig.model_validate({**asked.model_dump(), "epsilon": most})
     return Asked(
         asked, strength, perturbation, _of(key, query.release or config.release.name),
-        None if query.subject is None else _of(key, query.subject), key.name if key else None,
-        key.budget if key else None, serve.deadline_s,
+        None if query.subject is None else subject_of(key, query.subject), key.name if key else None,
+        key.budget if key else None, most, (key.max_epsilon if key else None) or math.inf, serve.deadline_s,
     )  # fmt: skip
 
 
 def subject_of(key: ApiKey | None, subject: str) -> str:
-    """A subject as the ledger knows it: the holder of one key learns nothing about another's."""
-    return _of(key, subject)
+    """A subject, or each of several, as the ledger knows it: the holder of one key learns nothing about another's."""
+    return BETWEEN.join(_of(key, name) for name in subject.split(BETWEEN))
 
 
 def _of(key: ApiKey | None, name: str) -> str:

@@ -22,7 +22,7 @@ class Books:
         self.config = config
         self._key = load_the_key(config, mark)
         release = config.release
-        self.ledger = Ledger(release.ledger, release.budget, key=self._key) if release.ledger else None
+        self.ledger = Ledger.of(release, self._key) if release.ledger else None
         self._asked: dict[str, deque[float]] = defaultdict(deque)
 
     def admit(self, key: str, per_minute: int) -> float:
@@ -46,15 +46,13 @@ class Books:
         return None
 
     def spent(self, subject: str | None, key: str | None) -> dict[str, float] | Refused:
-        """Epsilon spent by a subject (by the face of theirs that spent most) and by all photos of a key."""
+        """Epsilon spent by a subject, on all faces of all their photos, and by all photos of a key."""
         if self.ledger is None:
             return {}
         try:
             found = {}
             if subject is not None:
-                faces = range(self.config.serve.max_faces)
-                each = (derive(self._key, "subject", subject.encode(), str(i)) for i in faces)
-                found["subject"] = max(self.ledger.spent(one) for one in each)
+                found["subject"] = self.ledger.spent(derive(self._key, "account", subject.encode()))
             if key is not None:
                 found["key"] = self.ledger.spent(derive(self._key, "api key", key))
         except AnonymousNetError as error:

@@ -15,6 +15,8 @@ def headers(faces: list[dict[str, Any]], release: str) -> dict[str, str]:
     found = {
         "Anonymousnet-Faces": str(len(faces)),
         "Anonymousnet-Epsilon": _number(first["epsilon"]),
+        "Anonymousnet-Photo-Epsilon": _number(first["photo_epsilon"]),
+        "Anonymousnet-Account": _string(first["account"]),
         "Anonymousnet-T": _number(first["t"]),
         "Anonymousnet-Strength": _number(first["strength"]),
         "Anonymousnet-Region": first["region"],

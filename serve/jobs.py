@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shlex
 import sys
 import uuid
@@ -18,8 +19,11 @@ from typing import Any, TypeVar
 import ray
 
 from anonymousnet.config import Config
-from anonymousnet.serve.asked import Asked
-from anonymousnet.serve.problems import Problem
+from anonymousnet.errors import AnonymousNetError
+from anonymousnet.parts import Parts
+from anonymousnet.privacy.mechanism import Mechanism
+from anonymousnet.serve.asked import Asked, check_epsilon
+from anonymousnet.serve.problems import Problem, Refused
 
 T = TypeVar("T")
 PROGRESS = ("done", "of", "photos_per_second", "faces_per_second", "eta_s", "quarantined")
@@ -39,6 +43,14 @@ class Jobs:
             raise Problem("policy", "bulk jobs are switched off; the operator names buckets in serve.buckets")
         if asked.budget is not None:
             raise Problem("policy", "a key with a budget cannot start bulk jobs, which nothing would charge to it")
+        if asked.photo_limit < math.inf:
+            raise Problem(
+                "policy", "a key with max_epsilon cannot start bulk jobs, whose photos nothing would hold to it"
+            )
+        try:
+            check_epsilon(asked, await asyncio.to_thread(_solved, self.config, asked), 1)
+        except AnonymousNetError as error:
+            raise Refused.of(error).problem() from None
         for place in (source, target):
             if not any(within(place, allowed) for allowed in self.config.serve.buckets):
                 raise Problem("policy", f"{place} is in none of the places that jobs may use here")
@@ -57,6 +69,11 @@ class Jobs:
             raise Problem("not-found", "there is no such job")
         logs = await _asked_of_ray(lambda client: client.get_job_logs(identity))
         return {"id": identity, "state": str(info.status).lower(), **told(logs)}
+
+
+def _solved(config: Config, asked: Asked) -> float:
+    """Epsilon of a face. Raises ConfigError."""
+    return Mechanism.solve(Parts(config).population, asked.obfuscate).epsilon + config.align.epsilon
 
 
 def within(place: str, allowed: str) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.data.store import write_atomic
 from anonymousnet.errors import ConfigError
 
@@ -32,6 +33,8 @@ class ApiKey(BaseModel):
     name: str = Field(pattern=f"^{NAME}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     max_epsilon: float | None = Field(None, gt=0)
+    """Most epsilon of a photo, all its faces together, whatever settings it comes of. Then nothing is let out
+    unprotected, and no bulk jobs are started."""
     min_strength: float | None = Field(None, ge=0, le=1)
     budget: float | None = Field(None, gt=0)
     """Most epsilon that all photos of this key may spend together."""
@@ -44,7 +47,7 @@ class Keys:
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError."""
-        self.path = path.expanduser()
+        self.path = resolve_path(path)
         self._seen: tuple[int, int] | None = None
         self._by_hash: dict[str, ApiKey] = {}
         self.all()
@@ -78,7 +81,7 @@ def new_key(path: Path, name: str, **policy: float | int | None) -> str:
 
     Raises ConfigError for a name that is taken or no name, or a policy that cannot be.
     """
-    path = path.expanduser()
+    path = resolve_path(path)
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"key name '{name}': expected up to 40 of a-z, 0-9 and -; it is only a label")
     keys = {key.name: key for key in _read(path)} if path.exists() else {}
@@ -96,7 +99,7 @@ def new_key(path: Path, name: str, **policy: float | int | None) -> str:
 
 def remove_key(path: Path, name: str) -> None:
     """Raises ConfigError where there is no such key."""
-    path = path.expanduser()
+    path = resolve_path(path)
     keys = {key.name: key for key in _read(path)} if path.exists() else {}
     if name not in keys:
         raise ConfigError(f"no key '{name}' in {path}; `anonymousnet keys list` names them")
@@ -113,7 +116,5 @@ def _read(path: Path) -> list[ApiKey]:
 
 
 def _write(path: Path, keys: dict[str, ApiKey]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     body = {name: key.model_dump(exclude={"name"}, exclude_none=True) for name, key in sorted(keys.items())}
-    write_atomic(path, (json.dumps({"keys": body}, indent=2) + "\n").encode())
-    path.chmod(0o600)
+    write_atomic(path, (json.dumps({"keys": body}, indent=2) + "\n").encode(), private=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anonymousnet.faces import Account
 from anonymousnet.serve.asked import Query
 
 
@@ -15,7 +16,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     epsilon: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Most that the release may tell about the face, in nats."""
+    """Most that the release may tell about each face, in nats; of n faces together n times that."""
     strength: float | None = Field(None, ge=0, le=1)
     """How little of the face the generator sees; 1: nothing."""
     perturbation: float | None = Field(None, ge=0, le=1)
@@ -27,7 +28,8 @@ class Settings(BaseModel):
     release: str | None = Field(None, min_length=1, max_length=150)
     """The release this photo belongs to: the same photo, release and settings give the same bytes, and spend once."""
     subject: str | None = Field(None, min_length=1, max_length=150)
-    """Whose photo it is: one subject gets one new identity throughout a release, and the epsilons add up."""
+    """Whose photo it is: one subject gets one new identity throughout a release, and the epsilons of all faces and
+    photos add up. Several, with tabs between them, are those of the faces, left to right."""
 
     def wanted(self) -> Query:
         return Query(self.epsilon, self.strength, self.perturbation, tuple(self.keep), tuple(self.protect),
@@ -56,6 +58,11 @@ class Face(BaseModel):
     released: dict[str, bool]
     """The 40 attributes as they were released."""
     epsilon: float | None
+    """Of this face."""
+    photo_epsilon: float | None
+    """Of all faces of the photo together."""
+    account: Account
+    """Whose epsilon it is."""
     t: float
     covers: str
     """What the epsilon covers, and what it does not."""

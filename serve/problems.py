@@ -62,7 +62,7 @@ OF_ERRORS = {
     "EmptyImage": "empty-image", "UnreadableImage": "not-an-image", "TruncatedImage": "truncated-image",
     "ImageTooLarge": "too-large", "NoFaceFound": "no-face", "TooManyFaces": "too-many-faces",
     "ProtectionFailed": "withheld", "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
-    "ConfigError": "bad-parameter", "LedgerError": "unavailable", "WeightsError": "unavailable",
+    "OverPolicy": "policy", "ConfigError": "bad-parameter", "LedgerError": "unavailable", "WeightsError": "unavailable",
     "DeadlineExceeded": "deadline", "Busy": "busy", "Unavailable": "unavailable",
 }  # fmt: skip
 """Names of exceptions -> kinds. All else that goes wrong with a photo withholds it."""

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anonymousnet.config_serve import TuringConfig
 from anonymousnet.data.images import Photo, encode_photo, load_photo
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import ConfigError, ImageError, StorageError
 from anonymousnet.metrics.identity import wilson
 from anonymousnet.privacy.randomness import derive
@@ -206,7 +207,7 @@ class VisualTuringTest:
     def _folder(self) -> Path:
         if self.settings.folder is None:
             raise Problem("no-folder")
-        return self.settings.folder.expanduser()
+        return resolve_path(self.settings.folder)
 
 
 def check(settings: TuringConfig) -> None:

@@ -14,7 +14,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from anonymousnet.data.store import private_folder
+from anonymousnet.data.paths import resolve_path
+from anonymousnet.data.store import private_folder, seal_file, seal_path
 from anonymousnet.errors import ConfigError, StorageError
 from anonymousnet.serve.turing_trials import Answer, Choice, Task, Trial
 
@@ -32,7 +33,7 @@ class Answers:
 
     def __init__(self, path: Path, folder: Path) -> None:
         """Raises ConfigError when `path` lies in the pictures' folder, where it would stand beside a release."""
-        self.path = path.expanduser()
+        self.path = resolve_path(path)
         if self.path.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
                 f"serve.turing.answers: {path} lies in {folder}: answers must not stand beside released photos; "
@@ -80,7 +81,12 @@ class Answers:
             if not self.path.exists():
                 if not self.path.parent.exists():
                     private_folder(self.path.parent)
-                os.close(os.open(self.path, os.O_CREAT, 0o600))
+                handle = os.open(self.path, os.O_CREAT, 0o600)
+                try:
+                    seal_file(handle, self.path)
+                finally:
+                    os.close(handle)
+            seal_path(self.path)
             with contextlib.closing(sqlite3.connect(self.path, timeout=10)) as db:
                 db.execute(_SCHEMA)
                 with db:

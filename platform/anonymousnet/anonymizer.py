@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +26,22 @@ from torch import Tensor
 from anonymousnet import weights
 from anonymousnet.align.detect import Detector
 from anonymousnet.align.landmarks import Landmarker
+from anonymousnet.align.place import Grid, left_to_right
 from anonymousnet.align.region import REGIONS
-from anonymousnet.align.warp import crop_context, crop_faces, hidden, paste
+from anonymousnet.align.warp import crop_context, crop_faces, owners, paste
 from anonymousnet.config import STRENGTHS, Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import Photo, load_photo
+from anonymousnet.data.subjects import BETWEEN
 from anonymousnet.device import Runner
 from anonymousnet.errors import NoFaceFound, ProtectionFailed
-from anonymousnet.faces import Evidence, FaceBatch, PrivateEvidence, PublicEvidence
+from anonymousnet.faces import Account, Evidence, FaceBatch, PrivateEvidence, PublicEvidence
 from anonymousnet.nets.embedder import Embedder
 from anonymousnet.parts import Parts
+from anonymousnet.privacy import accounts
 from anonymousnet.privacy.ledger import Ledger, Spend
 from anonymousnet.privacy.mechanism import Mechanism, covers
-from anonymousnet.privacy.randomness import derive, load_key
+from anonymousnet.privacy.randomness import check_key, derive, load_key
 from anonymousnet.stage import Stage
 
 READERS = ("attributes", "surroundings")
@@ -78,8 +82,13 @@ class Prepared:
     hidden_HW: NDArray[np.bool_]
     matrices_F23: NDArray[np.float64]
     batch: FaceBatch
-    subjects: tuple[bytes, ...]
-    """For each face, whom its epsilon is charged to, the same in every release; names nobody."""
+    accounts: tuple[bytes, ...]
+    """For each face, what its epsilon is charged to, the same in every release; names nobody."""
+    account: Account
+    """The same in words, for the evidence."""
+    sketch: bytes | None = None
+    """What near-duplicates of this photo have in common outside its faces; None where accounts are known by name, or
+    nobody counts."""
 
 
 class Anonymizer:
@@ -98,11 +107,11 @@ class Anonymizer:
     def load(cls, config: Config | None = None, key: bytes | None = None) -> Anonymizer:
         """Read and verify all weights. `key`: 32 secret bytes; by default those of `release.key_file`.
 
-        Raises WeightsError, ConfigError.
+        Raises WeightsError, ConfigError, PrivacyError for a key of another length.
         """
         config = config or Config()
         parts = Parts(config)
-        secret = key if key is not None else load_key(config.release.key_file.expanduser())
+        secret = check_key(key) if key is not None else load_key(config.release.key_file)
         return cls.of(parts, secret, parts.stages(config))
 
     @classmethod
@@ -124,8 +133,9 @@ class Anonymizer:
     def __call__(self, photo: PhotoLike, subject: str | None = None) -> Release:
         """De-identify every face of one photo.
 
-        `subject` names whose photo it is: one subject gets one new identity throughout a release. Without it the
-        identity is derived from the photo outside its faces.
+        `subject` names whose photo it is: one subject gets one new identity throughout a release, and pays for all
+        faces in it. Several names with a tab between them name the faces, left to right. Without it the identity is
+        derived from the photo outside its faces, and near-duplicates of the photo pay together.
 
         Raises ImageError when the photo cannot be read, NoFaceFound, ProtectionFailed.
         """
@@ -140,24 +150,36 @@ class Anonymizer:
             raise NoFaceFound(
                 "no face was found, so nothing could be protected; lower align.detector_threshold to look harder"
             )
-        # Left to right: an order that depends on the alignment alone, as the guarantee needs.
-        found.sort(key=lambda face: (float(face.points_52[:, 0].mean()), float(face.points_52[:, 1].mean())))
-        return self.hide(image, self.landmarker.align(image.rgb, found, self.face_px)[0], subject)
+        return self.hide(image, self._placed(image, self.landmarker.align(image.rgb, found, self.face_px)[0]), subject)
+
+    def _placed(self, image: Photo, matrices_F23: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The faces' alignments on the grid, left to right: an order that depends on their places alone."""
+        digest = _digest(image.rgb)
+        # No release is in the key: many releases of one photo must not tell more of its place than one.
+        keys = [derive(self._key, "place", self.region.name, digest, str(i)) for i in range(len(matrices_F23))]
+        grid = Grid(image.rgb.shape[:2], self.face_px, self.region)
+        return left_to_right(grid.draw(matrices_F23, keys, self.config.align.epsilon))
 
     def hide(self, image: Photo, matrices_F23: NDArray[np.float64], subject: str | None = None) -> Prepared:
-        """Crop faces and contexts of a photo whose alignment is known, and derive the keys of its randomness."""
+        """Crop faces and contexts of a photo whose faces' places are known, and derive the keys of its randomness."""
         rgb, faces = image.rgb, [str(i) for i in range(len(matrices_F23))]
-        covered = hidden(rgb.shape[:2], matrices_F23, self.face_px, self.region)
-        outside = hashlib.sha256(np.where(covered[..., None], 0, rgb).tobytes()).digest()
-        label = subject.encode() if subject is not None else outside
-        subjects = tuple(derive(self._key, "subject", label, i) for i in faces)
-        # Another mechanism, or another reading of the face or (in another region) of what surrounds it, must not draw
-        # from the same stream: two answers from one randomness do not compose.
-        photo = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
-        release = self.config.release.name
+        owner = owners(rgb.shape[:2], matrices_F23, self.face_px, self.region, image.blocks)
+        covered = owner > 0
+        blanked = np.where(covered[..., None], np.uint8(0), rgb)
+        outside = _digest(blanked)
+        names = accounts.names(subject, len(faces))
+        labels = [outside] * len(faces) if names is None else [name.encode() for name in names]
+        # Two faces of one label get two identities; where every face has its name, one name is one identity.
+        each = ["0"] * len(faces) if subject is not None and BETWEEN in subject else faces
+        subjects = tuple(derive(self._key, "subject", *one) for one in zip(labels, each, strict=True))
+        # All that changes what is read, or what is drawn for it: two answers from one randomness do not compose.
         readers = [self.weights[name] for name in READERS]
-        draw: tuple[str | bytes, ...] = ("draw", release, self.region.name, self.mechanism.fingerprint, *readers, photo)
-        source = crop_faces(rgb, matrices_F23, self.face_px)
+        draw: tuple[str | bytes, ...] = (
+            "draw", self.config.release.name, self.region.name, self.mechanism.fingerprint, *readers,
+            self.config.align.model_dump_json(), self.runner.form, str(self.face_px), matrices_F23.tobytes(),
+            _digest(rgb),
+        )  # fmt: skip
+        source = crop_faces(rgb, matrices_F23, self.face_px, owner)
         context, region = crop_context(rgb, covered, matrices_F23, self.face_px, self.region)
         strength = self.config.synthesize.strength
         cells = STRENGTHS[strength]
@@ -167,22 +189,43 @@ class Anonymizer:
             context_B3HW=context,
             region_B1HW=region,
             draw_keys=tuple(derive(self._key, *draw, i) for i in faces),
-            code_keys=tuple(derive(self._key, "code", release, who) for who in subjects),
+            code_keys=tuple(derive(self._key, "code", self.config.release.name, who) for who in subjects),
             strength=strength,
             source_B3HW=source,
         )
-        return Prepared(image, covered, matrices_F23, batch, subjects)
+        charged = tuple(derive(self._key, "account", label) for label in labels)
+        if self.config.release.ledger is None:
+            return Prepared(image, covered, matrices_F23, batch, charged, "this photo")
+        if names is not None:
+            return Prepared(image, covered, matrices_F23, batch, charged, "subject")
+        sketch = accounts.sketch(blanked, covered)
+        return Prepared(image, covered, matrices_F23, batch, charged, "near-duplicates of this photo", sketch)
 
     def ledger(self) -> Ledger | None:
         """The ledger that the configuration names, open, or None."""
-        where = self.config.release.ledger
-        return None if where is None else Ledger(where, self.config.release.budget, key=self._key)
+        release = self.config.release
+        return None if release.ledger is None else Ledger.of(release, self._key)
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon of one face: of its attributes, and of where its crop is placed."""
+        return self.mechanism.epsilon + self.config.align.epsilon
+
+    @property
+    def charges(self) -> dict[str, float]:
+        """What one face is charged: group -> epsilon. Infinite for what is let out unprotected."""
+        charges = dict(self.mechanism.epsilons)
+        if self.config.align.epsilon > 0:
+            charges["alignment"] = self.config.align.epsilon
+        if self.mechanism.unprotected or self.config.synthesize.strength < 1:
+            charges["unprotected"] = math.inf
+        return charges
 
     def spends(self, prepared: Prepared) -> list[Spend]:
         """What releasing this photo costs, face by face: to be recorded before the photo is let out."""
-        epsilons, name = self.mechanism.epsilons, self.config.release.name
-        pairs = zip(prepared.subjects, prepared.batch.draw_keys, strict=True)
-        return [Spend(subject, photo, name, epsilons) for subject, photo in pairs]
+        charges, name = self.charges, self.config.release.name
+        pairs = zip(prepared.accounts, prepared.batch.draw_keys, strict=True)
+        return [Spend(account, photo, name, charges, sketch=prepared.sketch) for account, photo in pairs]
 
     def run(self, batch: FaceBatch) -> FaceBatch:
         """Stages I to IV."""
@@ -202,7 +245,7 @@ class Anonymizer:
         image = prepared.image
         rgb = paste(image.rgb, prepared.hidden_HW, done.faces_B3HW, prepared.matrices_F23, self.region)
         pixels = ((done.faces_B3HW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-        faces = tuple(ReleasedFace(self._evidence(done, i), pixels[i]) for i in range(len(done)))
+        faces = tuple(ReleasedFace(self._evidence(done, i, prepared.account), pixels[i]) for i in range(len(done)))
         # Transparency inside the region is the source's too: it is released as opaque.
         alpha = None if image.alpha is None else np.where(prepared.hidden_HW, np.uint8(255), image.alpha)
         return Release(Photo(rgb, alpha, image.format), faces)
@@ -227,17 +270,20 @@ class Anonymizer:
         cosines: list[float] = (vectors[: len(source)] * vectors[len(source) :]).sum(1).tolist()
         return cosines
 
-    def _evidence(self, done: FaceBatch, i: int) -> Evidence:
+    def _evidence(self, done: FaceBatch, i: int, account: Account) -> Evidence:
         assert done.released_B40 is not None
         assert done.probabilities_B40 is not None
         assert done.read_B40 is not None
         released, probabilities = done.released_B40[i].tolist(), done.probabilities_B40[i].tolist()
         outside = self.region.outside if done.strength > 0 else frozenset[str]()
+        epsilon = float(done.public["epsilon"]) + self.config.align.epsilon
         public = PublicEvidence(
             released=dict(zip(ATTRIBUTES, released, strict=True)),
-            epsilon=float(done.public["epsilon"]),
+            epsilon=epsilon,
+            photo_epsilon=len(done) * epsilon,
+            account=account,
             t=float(done.public["t"]),
-            covers=covers(self.mechanism, done.strength, self.region, guarantee=True),
+            covers=covers(self.mechanism, done.strength, self.region, True, self.config.align.epsilon),
             unprotected=tuple(sorted(outside | set(done.public["unprotected"]))),
             strength=done.strength,
             region=self.region.name,
@@ -248,6 +294,11 @@ class Anonymizer:
         read = done.read_B40[i].tolist()
         changed = tuple(name for name, was, now in zip(ATTRIBUTES, read, released, strict=True) if was != now)
         return Evidence(public, PrivateEvidence(dict(zip(ATTRIBUTES, probabilities, strict=True)), changed))
+
+
+def _digest(rgb: NDArray[np.uint8]) -> bytes:
+    """Of a photo's pixels and shape."""
+    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
 
 
 def join(batches: Sequence[FaceBatch]) -> FaceBatch:

@@ -20,6 +20,7 @@ from anonymousnet.config_section import Section
 from anonymousnet.config_serve import ServeConfig
 from anonymousnet.config_serve import TuringConfig as TuringConfig
 from anonymousnet.data.attributes import ATTRIBUTES, RegionName
+from anonymousnet.data.paths import UserPath, resolve_path
 from anonymousnet.errors import ConfigError
 
 STRENGTHS: dict[float, int | None] = {1.0: 0, 0.8: 1, 0.6: 2, 0.4: 4, 0.2: 8, 0.0: None}
@@ -34,6 +35,8 @@ class AlignConfig(Section):
     """Score above which the detector's answer counts as a face. Low on purpose: a face missed is a face unprotected."""
     detector_side: int = Field(1024, ge=64, le=8192)
     """Photos are shrunk so that their longer side is at most this many pixels before detection."""
+    epsilon: float = Field(0.0, ge=0)
+    """What the place of a crop, drawn on a coarse grid, may spend on lying nearer to its face; counted per face."""
     landmarks: str | None = "landmarks"
     """Network whose 68 landmarks place the crop, by name or path; null: the detector's five points do."""
     max_pixels: int = Field(64_000_000, ge=1)
@@ -53,7 +56,7 @@ class ObfuscateConfig(Section):
     """Stage II: what may be said about the face."""
 
     epsilon: float | None = Field(10.0, gt=0)
-    """Total epsilon one image may spend on its 40 attributes; null: `gamma` decides."""
+    """Total epsilon one face may spend on its 40 attributes, a photo of n faces n times that; null: `gamma` decides."""
     gamma: float | None = Field(None, ge=0, le=1)
     """Probability of keeping a group's true values; set it only when epsilon is null."""
     split: Literal["equal", "sensitivity"] = "equal"
@@ -67,7 +70,7 @@ class ObfuscateConfig(Section):
     that the new face fits its photo. They spend no epsilon; those in `keep` or `protect` are left to those."""
     protect: tuple[str, ...] = ()
     """If given, only these spend epsilon; all others (but `keep` and `follow`) are drawn from the population alone."""
-    population: Path | None = None
+    population: UserPath | None = None
     """A population file written by `anonymousnet population`; null: CelebA's, which is shipped."""
 
     @property
@@ -148,15 +151,21 @@ class ReleaseConfig(Section):
 
     name: str = Field("default", min_length=1, max_length=200)
     """The unit of the ledger: one run over one data set. Same photo, key and name: same bytes."""
-    key_file: Path = Path("~/.anonymousnet/key")
+    key_file: UserPath = Path("~/.anonymousnet/key")
     """32 secret bytes that all randomness is derived from; made on first use, mode 0600."""
-    ledger: Path | None = None
+    ledger: UserPath | None = None
     """SQLite file that records what every subject has spent, over all releases; null: nothing is recorded."""
     budget: float | None = Field(None, gt=0)
-    """Most epsilon one subject may spend over all releases in the ledger; photos that exceed it are withheld."""
-    subjects: Path | None = None
-    """File of `photo subject` lines (CelebA's identity list is one): whose photo it is. A subject's epsilons add up,
-    and one subject gets one new identity throughout a release. null: every photo is its own subject."""
+    """Most epsilon one subject may spend over all releases in the ledger, all faces in all photos together; photos that
+    exceed it are withheld."""
+    allow_unprotected: bool = False
+    """Whether the ledger writes kept attributes and strengths below 1 down, as infinite epsilon; else they are refused
+    where there is a ledger. A budget never allows them."""
+    subjects: UserPath | None = None
+    """Lines of `photo subject`, or CSV: whose photo it is. All faces in it are charged to that subject, whose epsilons
+    add up, and who gets one new identity throughout a release. Several subjects with tabs between them are those of the
+    faces, left to right. Under a budget unnamed photos are withheld. null: a photo and its near-duplicates are one
+    subject."""
     format: Literal["same", "jpeg", "png"] = "same"
     """File format of released photos; `same` keeps the source's (formats we do not write become PNG)."""
     quality: int = Field(95, ge=1, le=100)
@@ -166,6 +175,8 @@ class ReleaseConfig(Section):
     def _budget_needs_a_ledger(self) -> Self:
         if self.budget is not None and self.ledger is None:
             raise ValueError("a budget needs a ledger to count in; set release.ledger to a file")
+        if self.budget is not None and self.allow_unprotected:
+            raise ValueError("what is unprotected costs infinitely much, which no budget has; set budget to null")
         return self
 
 
@@ -177,9 +188,9 @@ class BulkConfig(Section):
     faceless: Literal["withhold", "copy"] = "withhold"
     """Photos in which no face is found: withheld, or released as they are (but for metadata) and recorded as such."""
     members: Literal["drop", "copy"] = "drop"
-    """What stands beside photos in archives (other members of a tar's sample, other columns): left out, or released."""
+    """What stands beside archived photos: dropped, or text and numbers copied, pictures protected, all else dropped."""
     image_column: str | None = None
-    """Column of Parquet files that holds the photos; null: image, img, jpg, png, photo or bytes, whichever is there."""
+    """Column of Parquet files that the rows are about; null: the first one with pictures, usual names first."""
 
 
 class TrainConfig(Section):
@@ -258,6 +269,22 @@ class Config(Section):
     scale: ScaleConfig = ScaleConfig()
     serve: ServeConfig = ServeConfig()
 
+    @property
+    def unprotected(self) -> tuple[str, ...]:
+        """Settings that let something out unprotected, by name."""
+        kept, whole = bool(self.obfuscate.keep), self.synthesize.strength < 1
+        return (("obfuscate.keep",) if kept else ()) + (("synthesize.strength",) if whole else ())
+
+    @model_validator(mode="after")
+    def _ledgers_count_what_is_protected(self) -> Self:
+        if self.unprotected and self.release.ledger is not None and not self.release.allow_unprotected:
+            raise ValueError(
+                f"{' and '.join(self.unprotected)} let something out unprotected: it costs infinitely much, and "
+                "the ledger refuses; keep no attribute and set synthesize.strength to 1, or set "
+                "release.allow_unprotected to true"
+            )
+        return self
+
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:
         """Read one YAML file (or none: the defaults) and apply `section.key=value` overrides, then validate once.
@@ -267,7 +294,7 @@ class Config(Section):
         tree: Any = {}
         if path is not None:
             try:
-                tree = yaml.safe_load(Path(path).read_text()) or {}
+                tree = yaml.safe_load(resolve_path(path).read_text()) or {}
             except OSError as error:
                 raise ConfigError(f"cannot read config {path}: {error.strerror}; check the path") from error
             except (yaml.YAMLError, UnicodeDecodeError) as error:

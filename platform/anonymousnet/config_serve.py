@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from anonymousnet.config_section import Section
+from anonymousnet.data.paths import UserPath
 
 
 class ReplicasConfig(Section):
@@ -47,14 +48,14 @@ class ReplicasConfig(Section):
 class TuringConfig(Section):
     """The visual Turing test at /turing: people tell released faces from untouched ones."""
 
-    folder: Path | None = None
+    folder: UserPath | None = None
     """Folder with `released/` and `untouched/` photos, and `identities.txt` (lines of `photo number`) if it is known
     who they show; raters see all of them. null: no test."""
     trials: int = Field(20, ge=1, le=200)
     """Questions of one test."""
     minutes: float = Field(60, gt=0)
     """How long a rater may take for one test; later answers are refused."""
-    answers: Path = Path("~/.anonymousnet/turing.sqlite")
+    answers: UserPath = Path("~/.anonymousnet/turing.sqlite")
     """SQLite file, on a local disk and outside `folder`, that keeps the answers."""
 
 
@@ -70,7 +71,7 @@ class ServeConfig(Section):
     where a firewall or a pod's network stands before them."""
     fused: bool = False
     """All stages in one replica, for small machines; else one deployment for each stage."""
-    keys: Path | None = None
+    keys: UserPath | None = None
     """API keys, written by `anonymousnet keys`; null: whoever reaches the port may use it."""
     deadline_s: float = Field(30, gt=0)
     """Seconds after which a request is given up, and no longer worked on."""
@@ -83,13 +84,15 @@ class ServeConfig(Section):
     min_epsilon: float = Field(0.1, gt=0)
     """Least epsilon a request may ask for."""
     max_epsilon: float = Field(20, gt=0)
-    """Largest epsilon a request may ask for; a key may lower it."""
+    """Largest epsilon of a face, whatever settings it comes of. A key's own, which may be less, holds for all faces of
+    a photo together."""
     min_strength: float = Field(0.2, ge=0, le=1)
-    """Least strength a request may ask for; a key may raise it."""
+    """Least strength a request may ask for; a key may raise it. 1 wherever nothing may be kept (see keepable)."""
     max_perturbation: float = Field(10 / 255, ge=0, le=0.25)
     """Largest perturbation a request may ask for."""
-    keepable: tuple[str, ...] | None = None
-    """Attributes that a request may keep; null: any."""
+    keepable: tuple[str, ...] = ()
+    """Attributes that a request may keep, unprotected; none where there is a ledger, unless release.allow_unprotected
+    is set, nor with a key that has a max_epsilon or a budget."""
     buckets: tuple[str, ...] = ()
     """Buckets, or prefixes such as s3://photos/public, that bulk jobs may read and write; none: no bulk jobs."""
     audit: str | None = None

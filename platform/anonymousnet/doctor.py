@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from anonymousnet.config import Config
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import AnonymousNetError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def guarantee(config: Config, faces: int = 50, seed: int = 0, celeba: Path | Non
 
 def celeba_folder() -> Path:
     """Where CelebA is looked for: ANONYMOUSNET_CELEBA, or ../shared/celeba."""
-    return Path(os.environ.get("ANONYMOUSNET_CELEBA") or "../shared/celeba").expanduser()
+    return resolve_path(os.environ.get("ANONYMOUSNET_CELEBA") or "../shared/celeba")
 
 
 def _fault(name: str, error: AnonymousNetError, remedy: str = "") -> Check:
@@ -187,7 +188,7 @@ def _population(config: Config) -> Iterator[Check]:
 def _key_file(config: Config) -> Iterator[Check]:
     from anonymousnet.privacy.randomness import load_key
 
-    path = config.release.key_file.expanduser()
+    path = resolve_path(config.release.key_file)
     if not path.exists():  # asked first: load_key would make it
         yield Check("key file", "ok", f"{path} is not there yet; the first release makes it")
         return
@@ -207,7 +208,7 @@ def _s3(_: Config) -> Iterator[Check]:
     """Looks at what boto3 would read on this machine; asking boto3 could call the cloud's metadata service."""
     given = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if os.environ.get(name)]
     profile = os.environ.get("AWS_PROFILE") or "default"
-    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    file = resolve_path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
     if len(given) == 2:
         yield Check("s3 credentials", "ok", "in the environment")
     elif given:

@@ -19,6 +19,7 @@
     ├── ClusterError                no Ray cluster answers, it is too small, or its workers die again and again
     └── PrivacyError
         ├── BudgetExceeded          the release would spend more epsilon than its subject has left
+        ├── UnnamedSubject          a budget is set, and no line of release.subjects names the photo
         └── LedgerError             the ledger is locked, truncated or from a newer version
 
 A message says what was expected, what was found, and what to do about it. `DataError`, `ConfigError`,
@@ -101,6 +102,10 @@ class PrivacyError(AnonymousNetError):
 
 class BudgetExceeded(PrivacyError):
     """The release would spend more epsilon than its subject has left."""
+
+
+class UnnamedSubject(PrivacyError):
+    """Nobody knows whose photo it is, and so whose budget it would spend."""
 
 
 class LedgerError(PrivacyError):

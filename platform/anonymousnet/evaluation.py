@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from anonymousnet import weights
 from anonymousnet.config import Config
+from anonymousnet.data.paths import beside, resolve_path
 from anonymousnet.data.store import private_folder, write_atomic
 from anonymousnet.errors import ConfigError, WeightsError
 from anonymousnet.privacy import recognisers as judges
@@ -91,7 +92,8 @@ def evaluate(
     from anonymousnet.report.evaluation import evaluation_page
 
     started = time.monotonic()
-    out = out or release.with_name(release.resolve().name + "-evaluation")
+    release, originals, identities = map(resolve_path, (release, originals, identities))
+    out = beside(release, "-evaluation") if out is None else resolve_path(out)
     _check_out(release, out)
     names, missing = _recognisers(recognisers, config)
     kit = tools(config, names)
@@ -116,8 +118,8 @@ def evaluate(
         round(time.monotonic() - started, 1), str(out / "privacy.html"), str(out / "privacy.json"),
     )  # fmt: skip
     private_folder(out)
-    write_atomic(out / "privacy.json", (json.dumps(plain(result), indent=1) + "\n").encode())
-    write_atomic(out / "privacy.html", evaluation_page(result).encode())
+    write_atomic(out / "privacy.json", (json.dumps(plain(result), indent=1) + "\n").encode(), private=True)
+    write_atomic(out / "privacy.html", evaluation_page(result).encode(), private=True)
     return result
 
 
@@ -171,6 +173,8 @@ def _check_out(release: Path, out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a folder, found a file; choose another")
+    if out.exists():
+        private_folder(out)  # one that others can read is told before the work
 
 
 def _recognisers(asked: Sequence[str], config: Config) -> tuple[tuple[str, ...], list[str]]:

@@ -6,7 +6,7 @@ Shapes are written as suffixes: B faces, 3 channels, H = W = `face_px` pixels, 4
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.errors import StageError
+
+Account = Literal["subject", "near-duplicates of this photo", "this photo"]
+"""Whom epsilon is charged to: a named person, over all photos; without a name, a photo and its near-duplicates; without
+a ledger nothing adds up, and the epsilon is that of one photo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,11 @@ class PublicEvidence:
     released: dict[str, bool]
     """The 40 attributes as Stage II released them."""
     epsilon: float
-    """Epsilon spent by this image on its attributes (infinite if nothing was protected)."""
+    """Epsilon spent by this face on its attributes (infinite if nothing was protected)."""
+    photo_epsilon: float
+    """Epsilon spent by all faces of the photo together: what may be told of any two photos that differ in them."""
+    account: Account
+    """Whose epsilon it is, where a ledger counts: what this account spends in all photos adds up."""
     t: float
     """Largest expected distance (total variation) of a released marginal from the population."""
     covers: str

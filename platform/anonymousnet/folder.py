@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,16 +19,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anonymousnet.anonymizer import Anonymizer, Release
+from anonymousnet.anonymizer import Anonymizer, PhotoLike, Release
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo, find_photos
+from anonymousnet.data.paths import beside, resolve_path
 from anonymousnet.data.store import private_folder, write_atomic
-from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError
+from anonymousnet.data.subjects import Subjects, read_subjects
+from anonymousnet.errors import AnonymousNetError, ConfigError, LedgerError, StorageError, UnnamedSubject
 from anonymousnet.privacy.ledger import Ledger
 from anonymousnet.protect import protect
 from anonymousnet.report.release import SHOWN_FACES, ShownFace, release_page
 
+log = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Path], int], Iterable[Path]]
 
 
@@ -43,6 +47,10 @@ class Summary:
     photos_per_second: float
     epsilon: float
     """Mean over released faces of the epsilon spent on a face's attributes."""
+    photo_epsilon: float
+    """Mean over released photos of the epsilon of a photo, the sum over its faces."""
+    max_photo_epsilon: float
+    """The largest of them."""
     t: float
     """Largest expected distance of a released marginal from the population."""
     strength: float
@@ -51,6 +59,8 @@ class Summary:
     private: str
     reasons: dict[str, int] = field(default_factory=dict)
     """Kinds of quarantine and how often each came; which photo and why is in the private folder."""
+    unmatched: int = 0
+    """Lines of `release.subjects` that name no photo; the private folder has them."""
 
 
 @dataclass(slots=True)
@@ -63,21 +73,27 @@ class _Job:
     private: list[dict[str, Any]] = field(default_factory=list)
     withheld: list[dict[str, str]] = field(default_factory=list)
     shown: list[ShownFace] = field(default_factory=list)
-    subjects: dict[str, str] = field(default_factory=dict)
+    subjects: Subjects = field(default_factory=lambda: read_subjects(None))
+    unmatched: list[str] = field(default_factory=list)
     ledger: Ledger | None = None
     released: int = 0
     taken: set[Path] = field(default_factory=set)
 
 
 def anonymize_folder(
-    src: Path, dst: Path, config: Config, audit: Path | None = None, progress: Progress = lambda photos, _: photos
+    src: str | Path,
+    dst: str | Path,
+    config: Config,
+    audit: str | Path | None = None,
+    progress: Progress = lambda photos, _: photos,
 ) -> Summary:
     """De-identify `src` (a photo or a folder, recursively) into `dst`.
 
     Raises StorageError when src is missing or a disk refuses, ConfigError when the folders overlap or dst is not empty.
     One bad photo never ends the job: it is quarantined with its reason.
     """
-    audit = audit or dst.with_name(dst.name + "-private")
+    src, dst = resolve_path(src), resolve_path(dst)
+    audit = beside(dst, "-private") if audit is None else resolve_path(audit)
     photos = _photos(src)
     _check_folders(src, dst, audit)
     started = time.monotonic()
@@ -86,6 +102,7 @@ def anonymize_folder(
         src if src.is_dir() else src.parent, dst, anonymizer, config, subjects=subjects, ledger=anonymizer.ledger()
     )
     private_folder(audit)
+    job.unmatched = _unmatched(job, photos, audit)
     for chunk in _chunks(progress(photos, len(photos)), config.batch):
         _release_chunk(job, chunk)
     if job.ledger:
@@ -119,25 +136,19 @@ def _check_folders(src: Path, dst: Path, audit: Path) -> None:
             )
 
 
-def read_subjects(path: Path | None) -> dict[str, str]:
-    """Photo name -> subject, from lines of `photo subject`; empty for None. Raises ConfigError."""
-    if path is None:
-        return {}
-    try:
-        pairs = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"release.subjects: cannot read {path} ({error}); expected lines of `photo subject`"
-        ) from error
-    short = next((i for i, pair in enumerate(pairs, 1) if len(pair) < 2), None)
-    if short is not None:
-        raise ConfigError(f"release.subjects: expected `photo subject`, got one word; check line {short} of {path}")
-    return {name: subject.strip() for name, subject in pairs}
-
-
 def _subject(job: _Job, photo: Path) -> str | None:
-    """Whose photo it is: by its relative name, or else by its file name."""
-    return job.subjects.get(str(photo.relative_to(job.root)), job.subjects.get(photo.name))
+    """Whose photo it is: by its relative name, or else by its file name. Raises UnnamedSubject under a budget."""
+    return job.subjects.of(str(photo.relative_to(job.root)), photo.name, budget=job.config.release.budget)
+
+
+def _unmatched(job: _Job, photos: Iterable[Path], audit: Path) -> list[str]:
+    """Names in the list of subjects that are no photo's, told now: most often they are mistyped."""
+    named = {job.subjects.find(str(photo.relative_to(job.root)), photo.name) for photo in photos}
+    unmatched = [name for name in job.subjects if name not in named]
+    if told := job.subjects.told(unmatched, f"{audit}/unmatched.jsonl"):
+        write_atomic(audit / "unmatched.jsonl", _lines({"photo": name} for name in unmatched), private=True)
+        log.warning(told)
+    return unmatched
 
 
 def _chunks(photos: Iterable[Path], size: int) -> Iterator[list[Path]]:
@@ -152,7 +163,13 @@ def _chunks(photos: Iterable[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _release_chunk(job: _Job, photos: list[Path]) -> None:
-    asked = [(photo, _subject(job, photo)) for photo in photos]
+    asked: list[tuple[PhotoLike, str | None]] = []
+    for photo in list(photos):
+        try:
+            asked.append((photo, _subject(job, photo)))
+        except UnnamedSubject as error:
+            photos.remove(photo)
+            _withhold(job, photo, error)
     for photo, done in zip(photos, protect(job.anonymizer, asked), strict=True):
         if isinstance(done, Exception):
             _withhold(job, photo, done)
@@ -204,6 +221,7 @@ _SAME_SUFFIX = {".jpg": (".jpg", ".jpeg", ".jpe", ".jfif")}
 
 def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
     epsilons = [row["epsilon"] for row in job.rows]
+    of_photos = [row["photo_epsilon"] for row in job.rows if row["face"] == 0]
     reasons: dict[str, int] = {}
     for entry in job.withheld:
         reasons[entry["kind"]] = reasons.get(entry["kind"], 0) + 1
@@ -215,15 +233,18 @@ def _close(job: _Job, audit: Path, photos: int, seconds: float) -> Summary:
         seconds=round(seconds, 3),
         photos_per_second=round(photos / seconds, 3),
         epsilon=sum(epsilons) / len(epsilons) if epsilons else 0.0,
+        photo_epsilon=sum(of_photos) / len(of_photos) if of_photos else 0.0,
+        max_photo_epsilon=max(of_photos, default=0.0),
         t=max((row["t"] for row in job.rows), default=0.0),
         strength=job.config.synthesize.strength,
         guarantee=job.rows[0]["covers"] if job.rows else "nothing was released",
         report=str(job.dst / "report.html"),
         private=str(audit),
         reasons=reasons,
+        unmatched=len(job.unmatched),
     )
-    write_atomic(audit / "quarantine.jsonl", _lines(job.withheld))
-    write_atomic(audit / "evidence.jsonl", _lines(job.private))
+    write_atomic(audit / "quarantine.jsonl", _lines(job.withheld), private=True)
+    write_atomic(audit / "evidence.jsonl", _lines(job.private), private=True)
     write_atomic(job.dst / "release.parquet", _parquet(job.rows))
     people = dict(zip(ATTRIBUTES, job.anonymizer.mechanism.population.marginals_40.tolist(), strict=True))
     page = release_page(summary, job.shown, job.config, _released_shares(job.rows), people)
@@ -250,7 +271,8 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     ]  # fmt: skip
     schema = pa.schema([
         ("photo", pa.string()), ("face", pa.int32()), ("sha256", pa.string()), ("width", pa.int32()),
-        ("height", pa.int32()), ("epsilon", pa.float64()), ("t", pa.float64()), ("covers", pa.string()),
+        ("height", pa.int32()), ("epsilon", pa.float64()), ("photo_epsilon", pa.float64()), ("account", pa.string()),
+        ("t", pa.float64()), ("covers", pa.string()),
         ("unprotected", pa.string()), ("strength", pa.float64()), ("region", pa.string()),
         ("perturbation", pa.float64()), ("weights", pa.string()), ("precision", pa.string()),
         *[(name, pa.bool_()) for name in ATTRIBUTES],

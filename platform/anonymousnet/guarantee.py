@@ -1,15 +1,17 @@
 """The pixel guarantee, tested: what is released does not depend on the hidden pixels but through Stage II.
 
-For every face the photo is released once. Then what lies under the hidden region is replaced, by another photo and
-by noise, and all after Stage II is done again with the same alignment and the same released attributes: the
-released file must have the same bytes. The identity code is derived anew, and the surroundings are read anew, so
-the test also holds that both come from the visible part. To see that the test can fail at all, context, attributes
-and code are changed in turn: the painted face must change with each.
+For every face the photo is saved as a camera saves it (JPEG, colours at half the resolution) and released once. Then
+what lies in the hidden region is replaced before the file is saved, by another photo and by noise, and all after
+Stage II is done again from that file, at the same place and with the same released attributes: the released file must
+have the same bytes. The identity code is derived anew, and the surroundings are read anew, so the test also holds that
+both come from the visible part. To see that the test can fail at all, context, attributes and code are changed in turn:
+the painted face must change with each.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anonymousnet.align.region import FEATHER, Region
+from anonymousnet.align.region import HIDDEN, Region
+from anonymousnet.align.warp import FADE, owners
 from anonymousnet.anonymizer import Anonymizer, Prepared
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import INDEX
 from anonymousnet.data.celeba import CelebA
-from anonymousnet.data.images import Photo, encode_photo
+from anonymousnet.data.images import encode_photo, load_photo
 from anonymousnet.data.synthetic import render_face
 from anonymousnet.doctor import celeba_folder
 from anonymousnet.errors import ConfigError, DataError, NoFaceFound
@@ -36,6 +39,8 @@ FLIPPED = ("Smiling", "Mouth_Slightly_Open", "Male", "Heavy_Makeup", "Bushy_Eyeb
 SYNTHETIC_PX = 256
 KEY = bytes(range(32))
 """Nothing of this test is kept, so its key is no secret, and the user's is not touched."""
+QUALITY = 85
+"""JPEG quality of the cameras' files: coarse enough that a hidden face shows in the blocks across the region's edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,8 @@ class GuaranteeResult:
         n = self.faces
         return [
             f"Tested on {n} faces: {self.source}.",
-            f"  same bytes with another photo's pixels under the region   {self.identical_other} of {n}",
-            f"  same bytes with noise under the region                    {self.identical_noise} of {n}",
+            f"  same bytes with another photo's pixels in the region      {self.identical_other} of {n}",
+            f"  same bytes with noise in the region                       {self.identical_noise} of {n}",
             f"  another face where the visible part differs               {self.differ_context} of {n}",
             f"  another face where released attributes differ             {self.differ_attributes} of {n}",
             f"  another face where the identity code differs              {self.differ_code} of {n}",
@@ -109,12 +114,13 @@ def examine(
         if len(verdicts) == faces:
             break
         try:
-            prepared = anonymizer.prepare(photo)
+            camera = load_photo(photo, anonymizer.config.align.max_pixels).rgb
+            prepared = anonymizer.prepare(_saved(camera))
         except NoFaceFound:
             continue
         if lender is not None:
-            verdicts.append(_verdict(anonymizer, prepared, lender, len(verdicts)))
-        lender = prepared.image.rgb
+            verdicts.append(_verdict(anonymizer, prepared, camera, lender, len(verdicts)))
+        lender = camera
     if not verdicts:
         raise DataError(f"expected two photos with a face or more, got fewer ({source}); give another folder")
     return GuaranteeResult(len(verdicts), source, *(sum(column) for column in zip(*verdicts, strict=True)))
@@ -147,11 +153,19 @@ def celeba_photos(folder: Path, seed: int) -> Iterator[bytes]:
         raise DataError(f"CelebA's zips in {folder} do not read ({error}); unpack them") from error
 
 
+def _saved(camera: NDArray[np.uint8]) -> bytes:
+    """A file as cameras write them: its blocks hold 16 x 16 pixels."""
+    out = io.BytesIO()
+    Image.fromarray(camera).save(out, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    return out.getvalue()
+
+
 def _verdict(
-    anonymizer: Anonymizer, prepared: Prepared, lender: NDArray[np.uint8], seed: int
+    anonymizer: Anonymizer, prepared: Prepared, camera: NDArray[np.uint8], lender: NDArray[np.uint8], seed: int
 ) -> tuple[bool, bool, bool, bool, bool]:
     """(other, noise, context, attributes, code): whether one photo behaved as it must."""
-    rgb, covered = prepared.image.rgb, prepared.hidden_HW
+    rgb, places = camera, prepared.matrices_F23
+    covered = owners(rgb.shape[:2], places, anonymizer.face_px, anonymizer.region) > 0
     done = anonymizer.run(prepared.batch)
     rng = np.random.default_rng(seed)
     size = (rgb.shape[1], rgb.shape[0])
@@ -160,9 +174,8 @@ def _verdict(
     first = _outcome(anonymizer, prepared, done)
 
     def again(photo: NDArray[np.uint8], **changes: object) -> tuple[str, NDArray[np.uint8]]:
-        """Release `photo` with this alignment and these attributes, all after Stage II and the surroundings anew."""
-        image = Photo(photo, prepared.image.alpha, prepared.image.format)
-        altered = anonymizer.hide(image, prepared.matrices_F23)
+        """A file of `photo` at this place and with these attributes: all after Stage II, and the surroundings, anew."""
+        altered = anonymizer.hide(load_photo(_saved(photo), photo.size), places)
         seen = {
             "probabilities_B40": done.probabilities_B40, "read_B40": done.read_B40, "released_B40": done.released_B40,
             "public": done.public, "shown_B40": anonymizer.stages[0](altered.batch).shown_B40,
@@ -187,7 +200,7 @@ def _verdict(
     return (
         same(other),
         same(noise),
-        differs(_with_block(prepared, anonymizer.face_px, anonymizer.region), code_keys=done.code_keys),
+        differs(_with_block(rgb, prepared, anonymizer.face_px, anonymizer.region), code_keys=done.code_keys),
         differs(rgb, released_B40=flipped),
         differs(rgb, code_keys=codes),
     )
@@ -201,20 +214,20 @@ def _outcome(anonymizer: Anonymizer, prepared: Prepared, done: FaceBatch) -> tup
     public = [asdict(face.evidence.public) for face in release.faces]
     assert done.shown_B40 is not None
     digest = hashlib.sha256(data + repr((public, done.shown_B40.tolist())).encode()).hexdigest()
-    return digest, release.image.rgb[prepared.hidden_HW]
+    inside = anonymizer.region.masks(anonymizer.face_px)[0][0].numpy() > 0
+    return digest, np.stack([face.pixels[inside] for face in release.faces])
 
 
-def _with_block(prepared: Prepared, face_px: int, region: Region) -> NDArray[np.uint8]:
-    """The photo with a visible block of the first face's crop inverted: outside of the region and of its fade.
+def _with_block(rgb: NDArray[np.uint8], prepared: Prepared, face_px: int, region: Region) -> NDArray[np.uint8]:
+    """The photo with a visible block of the first face's crop inverted: outside of what is hidden and of the fade.
 
     In the crop's coordinates the block is the top left eighth, or another corner where the photo ends before it.
     """
-    rgb = prepared.image.rgb
     y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]] + 0.5
     a, b = prepared.matrices_F23[0]
     u, v = ((row[0] * x + row[1] * y + row[2]) / face_px for row in (a, b))
-    visible = (region.level(u, v) > 1 + 2 * FEATHER) & ~prepared.hidden_HW
-    for left, top in ((0.05, 0.05), (0.8, 0.05), (0.05, 0.8), (0.8, 0.8)):
+    visible = (region.level(u, v) > max(HIDDEN, 1 + FADE)) & ~prepared.hidden_HW
+    for left, top in ((0, 0), (0.84, 0), (0, 0.84), (0.84, 0.84)):
         block = visible & (abs(u - left - 0.08) < 0.08) & (abs(v - top - 0.08) < 0.08)
         if block.any():
             return np.where(block[..., None], rgb ^ np.uint8(128), rgb)

@@ -208,8 +208,8 @@ function answer() {
 
 /** The evidence that stands for all faces of the release: the settings are the same for each of them. */
 function released() {
-  const face = release.faces[0];
-  return { ...face, kept: face.unprotected.filter((name) => !policy.outside.includes(name)) };
+  const face = release.faces[0], faces = release.faces.length;
+  return { ...face, faces, kept: face.unprotected.filter((name) => !policy.outside.includes(name)) };
 }
 
 function stepItem({ control, value, label: text, gain }) {

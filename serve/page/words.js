@@ -92,6 +92,7 @@ export function howPrivate(face) {
   if (face.epsilon === null) return { verdict: "Not at all", level: "bad", figures: [["∞", "epsilon"]], words: [] };
   const { name, level } = levelOf(face.epsilon), whole = face.strength === 1;
   const figures = [[round(face.epsilon, 3), "epsilon"], [`× ${factor(face.epsilon)}`, whole ? "most that odds can shift" : "most, by the attributes alone"]];
+  if (face.faces > 1) figures.splice(1, 0, [round(face.photo_epsilon, 3), `epsilon of all ${face.faces} faces together`]);
   if (face.t !== null && face.t !== undefined) figures.push([face.t.toFixed(2), "t, distance from the population"]);
   const covered = whole ? `the 40 attributes, and every pixel of the painted ${face.region ?? "face"}` : "the 40 attributes only, none of the pixels";
   const around = face.region === "head" ? "long hair, neck, clothes and background" : "hair, ears, clothes and background";
@@ -106,6 +107,7 @@ export function howPrivate(face) {
       whole
         ? "Whoever sees the release can shift the odds between two faces that could stand there by that factor at most, whatever they knew before."
         : "The list of released attributes shifts the odds between two faces by that factor at most. The picture itself may tell far more.",
+      ...(face.faces > 1 ? [`That is for each face. Whoever stands in the photo more than once, or beside a relative, is covered by the sum over all ${face.faces} faces alone: odds shift by × ${factor(face.photo_epsilon)} at most.`] : []),
       `Covers ${covered}. Does not cover ${open.join(", ")}.`,
     ],
   };

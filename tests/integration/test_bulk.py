@@ -355,7 +355,10 @@ def test_archives(members: str, tmp_path: Path, face: np.ndarray, small_weights:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     good, wall = jpeg(face), jpeg(np.full((90, 120, 3), 180, np.uint8))
-    (source / "s.tar").write_bytes(shard({"anna.jpg": good, "anna.txt": b"hello", "w.jpg": wall, "w.txt": b"wall"}))
+    (source / "s.tar").write_bytes(shard({
+        "anna.jpg": good, "anna.seg.png": wall, "anna.txt": b"hello", "anna.npy": b"\0", "w.jpg": wall,
+        "w.txt": b"wall",
+    }))  # fmt: skip
     (source / "bad.tar").write_bytes(b"no tar")
     table = pa.table({"image": [good, wall, b""], "caption": ["one", "two", "three"], "attributes": [1, 2, 3]})
     pq.write_table(table, source / "t.parquet")
@@ -363,6 +366,9 @@ def test_archives(members: str, tmp_path: Path, face: np.ndarray, small_weights:
     assert status == 0, said
     summary = json.loads(said.splitlines()[-1])
     assert (summary["photos"], summary["released"], summary["quarantined"]) == (6, 2, 4)
+    # The mask and the array; without `copy` the text and two columns, with it the column of old attributes.
+    assert summary["left_out"] == {"drop": 5, "copy": 3}[members]
+    assert opened((out / "manifest.json").read_bytes())[0]["counts"]["left_out"] == summary["left_out"]
     tar, parquet = next(out.glob("shards/*.tar")), next(out.glob("shards/*.parquet"))
     with tarfile.open(tar) as archive:
         found = {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
@@ -376,7 +382,8 @@ def test_archives(members: str, tmp_path: Path, face: np.ndarray, small_weights:
     assert set(rows.column_names) == {"image", "name", "faces", *(["caption"] if members == "copy" else [])}
     assert rows["image"][0].as_py() != good
     assert run("verify", out)[0] == 0
-    assert (tmp_path / "out-private").stat().st_mode & 0o777 == 0o700
+    private = [tmp_path / "out-private", *(tmp_path / "out-private").rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o700, 0o600}
 
 
 @pytest.mark.usefixtures("_ray")

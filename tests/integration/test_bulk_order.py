@@ -6,8 +6,9 @@ from pathlib import Path
 
 from anonymousnet.config import Config
 from anonymousnet.pipelines.bulk_places import open_places
-from anonymousnet.pipelines.bulk_plan import CHUNK, Job, Secret, survey
+from anonymousnet.pipelines.bulk_plan import CHUNK, Job, survey
 from anonymousnet.pipelines.bulk_work import Listing
+from anonymousnet.privacy.release_key import ReleaseKey
 
 CHUNKS = 4
 
@@ -25,7 +26,8 @@ def test_what_is_done_meanwhile_stays_in_its_place_and_the_next_start_leaves_it_
         (photos / f"{i:04}.jpg").write_bytes(b"a photo")
     source, target, audit = open_places(str(photos), str(tmp_path / "out"), str(tmp_path / "audit"), None)
     surveyed = survey(source)
-    job = Job("job", "run", source, target, audit, surveyed.layout, Config(), Secret(bytes(32)), {}, "form")
+    key = ReleaseKey.open(tmp_path / "key")
+    job = Job("job", "run", source, target, audit, surveyed.layout, Config(), key, {}, "form")
     audit.create(job.record(1), b"{}\n")
     listing = Listing(job, surveyed.segments)
     assert numbers(listing) == [0, 2, 3]

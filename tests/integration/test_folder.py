@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from PIL import Image
 from anonymousnet import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
-from anonymousnet.errors import ConfigError, NoFaceFound, StorageError, WeightsError
+from anonymousnet.data.synthetic import render_page
+from anonymousnet.errors import ConfigError, NoFaceFound, PrivacyError, StorageError, WeightsError
 from anonymousnet.folder import Summary, anonymize_folder
+from anonymousnet.privacy.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +107,8 @@ def test_the_table_has_a_row_per_face_and_only_public_columns(done: tuple[Summar
     table = pq.read_table(dst / "release.parquet").to_pandas()
     assert len(table) == summary.faces >= 10
     assert set(table.columns) == {
-        "photo", "face", "sha256", "width", "height", "epsilon", "t", "covers", "unprotected", "strength", "region",
-        "perturbation", "weights", "precision", *ATTRIBUTES,
+        "photo", "face", "sha256", "width", "height", "epsilon", "photo_epsilon", "account", "t", "covers",
+        "unprotected", "strength", "region", "perturbation", "weights", "precision", *ATTRIBUTES,
     }  # fmt: skip
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in released_files(dst).items()}
     assert dict(zip(table.photo, table.sha256, strict=True)) == hashes
@@ -252,7 +256,7 @@ def test_the_ledger_counts_each_subject_once_per_photo_and_release(
         (good / f"{i}.jpg").write_bytes((photos / f"good-{i}.jpg").read_bytes())
     (tmp_path / "who").write_text("0.jpg ann\n2.jpg ann\n")
     config = Config.load(None, [*with_ledger, f"release.subjects={tmp_path}/who"])
-    epsilon = anonymize_folder(good, tmp_path / "a", config).epsilon
+    epsilon = anonymize_folder(good, tmp_path / "a", config).photo_epsilon
 
     def worst() -> float:
         ledger = Anonymizer.load(config).ledger()
@@ -271,7 +275,7 @@ def test_the_ledger_counts_each_subject_once_per_photo_and_release(
 def test_a_photo_over_budget_is_withheld_before_any_pixel_is_written(
     photos: Path, small_weights: list[str], tmp_path: Path
 ) -> None:
-    settings = [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=15"]
+    settings = [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=35"]  # three faces of 10
     for name, released in [("first", 1), ("second", 0)]:
         config = Config.load(None, [*settings, f"release.name={name}"])
         summary = anonymize_folder(photos / "good-0.jpg", tmp_path / name, config)
@@ -304,3 +308,138 @@ def test_a_file_name_that_is_not_utf_8_is_no_trouble(photos: Path, config: Confi
     (tmp_path / "in" / odd).write_bytes((photos / "good-0.jpg").read_bytes())
     assert anonymize_folder(tmp_path / "in", tmp_path / "out", config).released == 1
     assert (tmp_path / "out" / odd).exists()
+
+
+def test_a_list_from_a_spreadsheet_bounds_what_one_person_spends(
+    photos: Path, small_weights: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a byte order mark, names with blanks and an NFC name for an NFD file; and one photo that nobody names."""
+    names = ["first.jpg", "Jane Doe 1.jpg", unicodedata.normalize("NFD", "Zoë.jpg"), "unnamed.jpg"]
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(names):
+        (tmp_path / "in" / name).write_bytes((photos / f"good-{2 * i}.jpg").read_bytes())
+    listed = ["first.jpg jane", "Jane Doe 1.jpg jane", f"{unicodedata.normalize('NFC', 'Zoë.jpg')} jane", "typed.jpg x"]
+    (tmp_path / "who").write_text("\n".join(listed), encoding="utf-8-sig")
+    settings = [f"release.ledger={tmp_path}/ledger", "release.budget=10", f"release.subjects={tmp_path}/who"]
+    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", Config.load(None, [*small_weights, *settings]))
+    assert (summary.released, summary.unmatched) == (1, 1)
+    assert summary.reasons == {"BudgetExceeded": 2, "UnnamedSubject": 1}
+    assert "1 of 4 lines match no photo, such as 'typed.jpg'" in caplog.text
+    told = tmp_path / "out-private" / "unmatched.jsonl"
+    assert json.loads(told.read_text()) == {"photo": "typed.jpg"}
+    assert told.stat().st_mode & 0o777 == 0o600
+    assert b"typed.jpg" not in b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def test_paths_are_read_as_they_are_typed(
+    photos: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.jpg").write_bytes((photos / "good-0.jpg").read_bytes())
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert anonymize_folder("../in", ".", config).private == str(tmp_path / "empty-private")
+    assert (tmp_path / "empty" / "one.jpg").exists()
+    summary = anonymize_folder("../in/one.jpg", "~/out", config, "~/deep/audit")
+    assert summary.private == str(tmp_path / "home" / "deep" / "audit")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "home" / "deep" / "audit").iterdir()}
+    assert (modes, (tmp_path / "home" / "deep" / "audit").stat().st_mode & 0o777) == ({0o600}, 0o700)
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(PrivacyError, match="chmod 700"):
+        anonymize_folder("../in", "../other", config, "../open")
+    assert not (tmp_path / "other").exists()
+
+
+def _ledger(config: Config) -> Ledger:
+    found = Anonymizer.load(config).ledger()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def one_face() -> np.ndarray:
+    return render_page(11, faces=1, width=320)[0]
+
+
+def test_epsilon_of_a_photo_is_the_sum_over_its_faces(small_weights: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for faces, seed in ((1, 11), (2, 3), (3, 3)):
+        Image.fromarray(render_page(seed, faces=faces, width=240 * faces)[0]).save(tmp_path / "in" / f"{faces}.png")
+    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", Config.load(None, small_weights))
+    table = pq.read_table(tmp_path / "out" / "release.parquet").to_pandas()
+    assert table.groupby("photo").photo_epsilon.first().tolist() == pytest.approx([10, 20, 30])
+    assert set(table.epsilon.round(6)) == {10.0}
+    assert set(table.account) == {"this photo"}
+    found = (summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon)
+    assert found == (pytest.approx(10), pytest.approx(20), pytest.approx(30))
+    prepared = Anonymizer.load(Config.load(None, small_weights)).prepare(tmp_path / "in" / "3.png")
+    assert len(set(prepared.batch.draw_keys)) == len(set(prepared.batch.code_keys)) == 3
+
+
+@pytest.mark.parametrize("lines", ["strip.png ann", "strip.png\tann\tann\tann"])
+def test_a_strip_of_one_person_spends_all_its_faces(small_weights: list[str], tmp_path: Path, lines: str) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(render_page(3, faces=3, width=640)[0]).save(tmp_path / "in" / "strip.png")
+    (tmp_path / "who").write_text(lines + "\n")
+    settings = [*small_weights, f"release.ledger={tmp_path}/ledger", f"release.subjects={tmp_path}/who"]
+    config = Config.load(None, [*settings, "release.budget=29"])
+    assert anonymize_folder(tmp_path / "in", tmp_path / "a", config).reasons == {"BudgetExceeded": 1}
+    with _ledger(config) as ledger:
+        assert ledger.worst() == 0
+    config = Config.load(None, [*settings, "release.budget=31"])
+    assert anonymize_folder(tmp_path / "in", tmp_path / "b", config).released == 1
+    with _ledger(config) as ledger:
+        assert ledger.worst() == pytest.approx(30)
+
+
+def test_one_person_in_two_photos_beside_others(small_weights: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, seed in (("a.png", 3), ("b.png", 8)):
+        Image.fromarray(render_page(seed, faces=2, width=480)[0]).save(tmp_path / "in" / name)
+    (tmp_path / "who").write_text("a.png\tann\tberta\nb.png\tcarl\tann\n")
+    config = Config.load(None, [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=15",
+                                f"release.subjects={tmp_path}/who"])  # fmt: skip
+    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", config)
+    assert (summary.released, summary.reasons) == (1, {"BudgetExceeded": 1})
+    with _ledger(config) as ledger:
+        assert (ledger.worst(), ledger.total()) == (pytest.approx(10), pytest.approx(20))
+
+
+def test_copies_that_nobody_named_share_an_account(
+    small_weights: list[str], tmp_path: Path, one_face: np.ndarray
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(5):
+        copy = one_face.copy()
+        copy[0, i, 0] ^= 1
+        Image.fromarray(copy).save(tmp_path / "in" / f"{i}.png")
+    picture = Image.fromarray(one_face)
+    for quality in (95, 75, 50):
+        picture.save(tmp_path / "in" / f"{quality}.jpg", quality=quality)
+    picture.resize((picture.width // 2, picture.height // 2)).save(tmp_path / "in" / "half.png")
+    Image.fromarray(render_page(7, faces=1, width=320)[0]).save(tmp_path / "in" / "other.png")
+    config = Config.load(None, [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=15"])
+    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", config)
+    assert (summary.released, summary.reasons) == (2, {"BudgetExceeded": 8})
+    assert (tmp_path / "out" / "other.png").exists()
+    again = anonymize_folder(tmp_path / "in", tmp_path / "again", config)
+    assert again.released == 2, "a replay spends nothing, whoever else shares its account"
+    with _ledger(config) as ledger:
+        assert (ledger.worst(), ledger.total()) == (pytest.approx(10), pytest.approx(20))
+
+
+@pytest.mark.parametrize("unprotected", ["obfuscate.keep=[Smiling]", "synthesize.strength=0.8"])
+def test_a_ledger_refuses_what_is_unprotected_unless_told(
+    small_weights: list[str], tmp_path: Path, one_face: np.ndarray, unprotected: str
+) -> None:
+    Image.fromarray(one_face).save(tmp_path / "a.png")
+    settings = [*small_weights, f"release.ledger={tmp_path}/ledger", unprotected]
+    with pytest.raises(ConfigError, match="costs infinitely much.*release.allow_unprotected"):
+        Config.load(None, settings)
+    with pytest.raises(ConfigError, match="no budget"):
+        Config.load(None, [*settings, "release.allow_unprotected=true", "release.budget=1000"])
+    config = Config.load(None, [*settings, "release.allow_unprotected=true"])
+    assert anonymize_folder(tmp_path / "a.png", tmp_path / "out", config).released == 1
+    with _ledger(config) as ledger:
+        assert ledger.worst() == math.inf

@@ -193,7 +193,7 @@ def test_the_block_that_is_changed_lies_outside_the_region() -> None:
 
     made = small()
     prepared = made.prepare(render_face(3, 200).image)
-    changed = (_with_block(prepared, PX, FACE) != prepared.image.rgb).any(2)
+    changed = (_with_block(prepared.image.rgb, prepared, PX, FACE) != prepared.image.rgb).any(2)
     assert changed.sum() > 50
     assert not (changed & prepared.hidden_HW).any()
     painted = torch.ones(1, 3, PX, PX)

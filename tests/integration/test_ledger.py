@@ -1,5 +1,6 @@
 """The ledger: adds up, refuses, and loses nothing to kill -9."""
 
+import math
 import os
 import signal
 import sqlite3
@@ -9,11 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anonymousnet.errors import BudgetExceeded, LedgerError, PrivacyError
+from anonymousnet.privacy import accounts
 from anonymousnet.privacy import ledger as module
 from anonymousnet.privacy.ledger import Ledger, Spend
 
@@ -116,6 +119,63 @@ def test_what_cannot_be_accounted_for(path):
         Ledger(path, budget=0, key=KEY)
 
 
+def test_what_is_unprotected_costs_infinitely_much(path):
+    bare = {"hair": 0.75, "unprotected": math.inf}
+    with Ledger(path, budget=1e9, key=KEY, allow_unprotected=True) as ledger, pytest.raises(BudgetExceeded):
+        ledger.spend(b"anna", b"1", "may", bare)
+    with Ledger(path, key=KEY, allow_unprotected=True) as ledger:
+        ledger.spend(b"berta", b"1", "may", ONE)
+        assert ledger.spend(b"anna", b"1", "may", bare) == math.inf
+        assert ledger.spend(b"anna", b"1", "may", bare) == 0
+        assert ledger.spend(b"anna", b"2", "may", bare) == math.inf
+        ledger.spend(b"anna", b"3", "may", ONE)
+        assert (ledger.spent(b"anna"), ledger.spent(b"berta")) == (math.inf, 1.25)
+        assert ledger.worst() == ledger.total() == math.inf
+    with Ledger(path, budget=100, key=KEY) as again:
+        with pytest.raises(BudgetExceeded, match="spent epsilon inf of 100"):
+            again.spend(b"anna", b"4", "may", ONE)
+        assert again.spend(b"berta", b"4", "may", ONE) == 1.25
+    with sqlite3.connect(path) as database:
+        rows = database.execute("SELECT max(epsilon) FROM entries WHERE attribute_group = 'unprotected'").fetchone()
+    assert rows == (math.inf,)
+
+
+def _sketch(seed: int, changed: float = 0.0) -> bytes:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 256, (accounts.GRID**2, 4))
+    values[:, 3] = 255
+    values[:, :3] = values[:, :3] + changed * rng.standard_normal((accounts.GRID**2, 3))
+    return values.clip(0, 255).astype(np.uint8).tobytes()
+
+
+def test_near_duplicates_share_an_account(path):
+    with Ledger(path, budget=3, key=KEY) as ledger:
+        first, second, third = (
+            Spend(b"copy %d" % i, b"copy %d" % i, "may", ONE, sketch=_sketch(1, i)) for i in range(3)
+        )
+        assert ledger.spend_many([first, second]) == [1.25, 1.25]
+        with pytest.raises(BudgetExceeded, match="spent epsilon 2.5 of 3"):
+            ledger.spend_many([third])
+        other = Spend(b"other", b"other", "may", ONE, sketch=_sketch(2))
+        elsewhere = third._replace(scope=b"another key's")
+        assert ledger.spend_many([other, elsewhere]) == [1.25, 1.25]
+        assert ledger.spend_many([first, second, other, elsewhere]) == [0, 0, 0, 0]
+        assert ledger.spend_many([third._replace(epsilons={"hair": 0.5})]) == [0.5]
+        assert (ledger.worst(), ledger.total()) == (3, 5.5)
+    with Ledger(path, budget=3, key=KEY) as again:
+        assert again.spend_many([second]) == [0]
+        with pytest.raises(BudgetExceeded):
+            again.spend_many([second._replace(release="june")])
+
+
+def test_a_sketch_is_sealed(path):
+    with Ledger(path, key=KEY) as ledger:
+        ledger.spend_many([Spend(b"copy", b"copy", "may", ONE, sketch=_sketch(1))])
+    data = path.read_bytes()
+    assert _sketch(1)[:32] not in data
+    assert not any(band in data for band in accounts.bands(_sketch(1)))
+
+
 def test_another_key_cannot_forget_what_was_spent(path):
     Ledger(path, key=KEY).close()
     with pytest.raises(LedgerError, match="another key"):
@@ -124,10 +184,11 @@ def test_another_key_cannot_forget_what_was_spent(path):
 
 def test_a_newer_or_foreign_file(path, tmp_path):
     Ledger(path, key=KEY).close()
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(LedgerError, match="expected version 1, got 2.*upgrade"):
-        Ledger(path, key=KEY)
+    for version, message in ((3, "expected version 2, got 3.*upgrade"), (1, "start a new ledger")):
+        with sqlite3.connect(path) as database:
+            database.execute(f"PRAGMA user_version = {version}")
+        with pytest.raises(LedgerError, match=message):
+            Ledger(path, key=KEY)
     with sqlite3.connect(tmp_path / "other") as database:
         database.execute("CREATE TABLE x (y)")
     with pytest.raises(LedgerError, match="another program's"):

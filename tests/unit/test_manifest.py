@@ -14,10 +14,11 @@ from anonymousnet.config import Config
 from anonymousnet.errors import ConfigError, DataError, StorageError
 from anonymousnet.pipelines import bulk_plan
 from anonymousnet.pipelines.bulk_places import _places
-from anonymousnet.pipelines.bulk_plan import CHUNK, CHUNK_BYTES, Job, Secret, chunks_of, cut, survey
+from anonymousnet.pipelines.bulk_plan import CHUNK, CHUNK_BYTES, Job, chunks_of, cut, survey
 from anonymousnet.pipelines.manifest import opened, signed, signer_of
 from anonymousnet.pipelines.samples import kind_of
 from anonymousnet.pipelines.storage import Entry, Folder
+from anonymousnet.privacy.release_key import ReleaseKey, mark_of
 
 KEY = bytes(range(32))
 
@@ -44,7 +45,9 @@ def entries(sizes: list[int], suffixes: str) -> list[Entry]:
 def job(**bulk: str) -> Job:
     config = Config.model_validate({"bulk": bulk})
     place = Folder(Path("somewhere"))
-    return Job("id", "run", place, place, place, "photos", config, Secret(KEY), {}, "cpu-float32")
+    key = ReleaseKey(Path("somewhere"), mark_of(KEY))
+    key._value = KEY
+    return Job("id", "run", place, place, place, "photos", config, key, {}, "cpu-float32")
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,9 +111,9 @@ def test_a_key_is_never_shown() -> None:
 
 
 def test_a_statement_is_believed_only_as_it_was_signed() -> None:
-    data = signed({"format": 1, "counts": {"released": 3}}, KEY)
-    assert data == signed({"counts": {"released": 3}, "format": 1}, KEY)
-    assert opened(data) == ({"format": 1, "counts": {"released": 3}}, signer_of(KEY))
+    data = signed({"format": 2, "counts": {"released": 3}}, KEY)
+    assert data == signed({"counts": {"released": 3}, "format": 2}, KEY)
+    assert opened(data) == ({"format": 2, "counts": {"released": 3}}, signer_of(KEY))
     whole = json.loads(data)
     whole["statement"]["counts"]["released"] = 4
     with pytest.raises(DataError, match="its signature is wrong"):

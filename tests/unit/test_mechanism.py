@@ -285,7 +285,7 @@ def test_words_promise_the_pixels_only_at_full_strength():
     mechanism = Mechanism.solve(celeba_population(), ObfuscateConfig(epsilon=10, keep=("Smiling",)))
     promise = "epsilon-DP for the pixels"
     assert promise in covers(mechanism, 1.0, FACE, True)
-    assert "epsilon 10 per image" in covers(mechanism, 1.0, FACE, True)
+    assert "epsilon 10 per face" in covers(mechanism, 1.0, FACE, True)
     for strength, guarantee in [(1.0, False), (0.8, True), (0.0, True), (0.2, False)]:
         assert promise not in covers(mechanism, strength, FACE, guarantee)
         assert "Not the pixels" in covers(mechanism, strength, FACE, guarantee)

@@ -58,7 +58,7 @@ def test_nearest_prefers_the_heavier_and_never_the_weightless():
 
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path):
-    population = Population.learn(_table(), name="mine")
+    population = Population.learn(_table(), name="mine").rounded()
     population.save(tmp_path / "p.json")
     again = Population.load(tmp_path / "p.json")
     assert (again.name, again.n) == ("mine", 2000)
@@ -67,6 +67,30 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path):
         assert (one.name, one.attributes, one.parent) == (other.name, other.attributes, other.parent)
         np.testing.assert_array_equal(one.values_VA, other.values_VA)
         np.testing.assert_array_equal(one.counts_SV, other.counts_SV)
+
+
+def _rare(rows: int = 1003) -> np.ndarray:
+    """Attributes in groups and trees, with values that few rows have."""
+    rng = np.random.default_rng(5)
+    table = rng.random((rows, 40)) < rng.random(40) * 0.3
+    table[:7, INDEX["Goatee"]] = True
+    table[:, INDEX["Male"]] |= table[:, INDEX["Goatee"]]
+    return table
+
+
+def test_files_hold_no_count_that_few_people_are_behind(tmp_path: Path):
+    for rows in (100, 333, 1003):
+        population = Population.learn(_rare(rows))
+        population.save(tmp_path / "p.json")
+        tree = json.loads((tmp_path / "p.json").read_text())
+        counts = np.concatenate([np.ravel(group["counts"]) for group in tree["groups"]])
+        assert set((counts % 5).tolist()) == {0}
+        assert not {count % 5 for count in (*tree["marginals"].values(), tree["n"])} - {0}
+        assert tree["note"].startswith("Not differentially private")
+        again = Population.load(tmp_path / "p.json")
+        assert abs(again.marginals_40 - population.marginals_40).max() <= 5 / rows
+        again.save(tmp_path / "q.json")
+        assert (tmp_path / "q.json").read_text() == (tmp_path / "p.json").read_text()
 
 
 def test_celebas_is_shipped_small_and_whole():

@@ -23,8 +23,9 @@ RELEASED = {name: (40 - i) / 50 for i, name in enumerate(ATTRIBUTES)}
 
 def summary(**changes: object) -> Summary:
     made = Summary(
-        photos=12, released=9, quarantined=3, faces=11, seconds=77.123, photos_per_second=0.156, epsilon=10.0, t=0.17,
-        strength=1.0, guarantee="WORDS OF THE MECHANISM", report="/home/alice/out/report.html",
+        photos=12, released=9, quarantined=3, faces=11, seconds=77.123, photos_per_second=0.156, epsilon=10.0,
+        photo_epsilon=110 / 9, max_photo_epsilon=30.0, t=0.17, strength=1.0,
+        guarantee="WORDS OF THE MECHANISM", report="/home/alice/out/report.html",
         private="/home/alice/out-private", reasons={"NoFaceFound": 2, "TruncatedImage": 1},
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -33,7 +34,8 @@ def summary(**changes: object) -> Summary:
 def shown(photo: str = "a/one.jpg", strength: float = 1.0) -> ShownFace:
     released = {name: name in ("Smiling", "Black_Hair", "5_o_Clock_Shadow") for name in ATTRIBUTES}
     public = PublicEvidence(
-        released=released, epsilon=10.0, t=0.17, covers="WORDS OF THE MECHANISM",
+        released=released, epsilon=10.0, photo_epsilon=30.0, account="this photo", t=0.17,
+        covers="WORDS OF THE MECHANISM",
         unprotected=tuple(sorted(OUTSIDE_FACE)), strength=strength, region="face", perturbation=10 / 255,
         weights={"generator": "ab" * 32, "attributes": "cd" * 32},
         precision="cpu-bfloat16",
@@ -204,3 +206,14 @@ def test_a_release_of_heads_says_what_is_left_of_the_person() -> None:
     assert "Everything outside the painted region: long hair, neck, clothes" in head
     assert "15 of the 40 attributes show outside" in face
     assert "11 of the 40 attributes show outside" in head
+
+
+def test_epsilon_of_a_photo_and_whose_it_is() -> None:
+    text = plain(page())
+    assert "epsilon of the photo with the most faces 30" in text
+    assert "30 at most, 12.22 in the mean over all released photos" in text
+    assert "this release kept no ledger" in text
+    counted = Config.load(None, ["release.ledger=ledger"])
+    assert "one person in two different photos has two accounts" in plain(page(config=counted))
+    named = Config.load(None, ["release.ledger=ledger", "release.subjects=who"])
+    assert "Each named person’s, over all faces and photos" in plain(page(config=named))

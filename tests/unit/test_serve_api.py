@@ -18,6 +18,7 @@ from ray import serve
 
 from anonymousnet.anonymizer import Anonymizer
 from anonymousnet.config import Config
+from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import encode_photo
 from anonymousnet.data.synthetic import render_page
 from anonymousnet.serve.app import behind
@@ -37,6 +38,7 @@ def settings(small_weights: list[str], tmp_path_factory: pytest.TempPathFactory)
     file = folder / "keys.json"
     keys = {
         "open": new_key(file, "open"), "narrow": new_key(file, "narrow", max_epsilon=5.0, min_strength=1.0),
+        "one": new_key(file, "one", max_epsilon=1.0), "crowd": new_key(file, "crowd"),
         "poor": new_key(file, "poor", budget=15.0), "slow": new_key(file, "slow", per_minute=2),
     }  # fmt: skip
     config = Config.load(None, [
@@ -128,14 +130,13 @@ class TestAnonymize:
             assert fused.get("/v1/health/ready").json() == {"status": "ready"}
 
     def test_public_evidence_and_nothing_private(self, client: TestClient, photo: bytes) -> None:
-        answer = client.post("/v1/anonymize?epsilon=4&keep=Smiling", content=photo)
-        assert answer.headers["anonymousnet-epsilon"] == "4"
-        assert "Smiling" in answer.headers["anonymousnet-unprotected"]
-        as_json = client.post(
-            "/v1/anonymize?epsilon=4&keep=Smiling", content=photo, headers={"Accept": "application/json"}
-        )
+        answer = client.post("/v1/anonymize?epsilon=4", content=photo)
+        assert (answer.headers["anonymousnet-epsilon"], answer.headers["anonymousnet-photo-epsilon"]) == ("4", "4")
+        assert answer.headers["anonymousnet-account"] == '"near-duplicates of this photo"'
+        as_json = client.post("/v1/anonymize?epsilon=4", content=photo, headers={"Accept": "application/json"})
         face = as_json.json()["faces"][0]
-        assert set(face) == {"released", "epsilon", "t", "covers", "unprotected", "strength", "region", "perturbation",
+        assert set(face) == {"released", "epsilon", "photo_epsilon", "account", "t", "covers", "unprotected",
+                             "strength", "region", "perturbation",
                              "weights", "precision"}  # fmt: skip
         assert as_json.json().keys() == {"photo", "media_type", "width", "height", "faces", "release"}
         assert not [name for name in answer.headers if any(word in name for word in PRIVATE)]
@@ -182,7 +183,7 @@ class TestBadInput:
     @pytest.mark.parametrize(("query", "status"), [
         ("colour=red", 422), ("epsilon=a", 422), ("epsilon=nan", 422), ("epsilon=-1", 422), ("epsilon=inf", 422),
         ("epsilon=1e9", 403), ("strength=0.55", 422), ("strength=0", 403), ("perturbation=0.9", 403),
-        ("keep=Nose", 422),
+        ("keep=Nose", 422), ("keep=Smiling", 403), ("strength=0.8", 403),
         ("release=", 422), ("subject=" + "a" * 999, 422), ("keep=Male&protect=Male", 422),
     ])  # fmt: skip
     def test_parameters(self, client: TestClient, photo: bytes, query: str, status: int) -> None:
@@ -258,6 +259,100 @@ class TestKeys:
         assert client.get("/v1/budget?subject=alice", headers=headers).json()["subject"]["spent"] == 0
 
 
+class TestPhotosOfSeveralFaces:
+    """Epsilon of a photo is the sum over its faces, for evidence, budgets and keys."""
+
+    @pytest.fixture(scope="class")
+    def couple(self) -> bytes:
+        return encoded(render_page(3, faces=2, width=480)[0])
+
+    def test_evidence_and_the_subjects_account(
+        self, client: TestClient, settings: tuple[Config, dict[str, str]], couple: bytes
+    ) -> None:
+        headers = {"Authorization": f"Bearer {settings[1]['crowd']}"}
+        answer = client.post("/v1/anonymize?subject=ann", content=couple, headers=headers)
+        assert (answer.headers["anonymousnet-faces"], answer.headers["anonymousnet-photo-epsilon"]) == ("2", "20")
+        assert answer.headers["anonymousnet-account"] == '"subject"'
+        spent = client.get("/v1/budget?subject=ann", headers=headers).json()["subject"]["spent"]
+        assert spent == pytest.approx(20)
+        query = {"subject": "berta", "release": "strip"}
+        strip = encoded(render_page(3, faces=3, width=640)[0])
+        refused(client.post("/v1/anonymize", params=query, content=strip, headers=headers), 403)  # 30 of 25
+        assert client.get("/v1/budget?subject=berta", headers=headers).json()["subject"]["spent"] == 0
+
+    def test_each_face_may_be_named(
+        self, client: TestClient, settings: tuple[Config, dict[str, str]], couple: bytes
+    ) -> None:
+        headers = {"Authorization": f"Bearer {settings[1]['crowd']}"}
+        query = {"subject": "carl\tdora", "release": "named"}
+        assert client.post("/v1/anonymize", params=query, content=couple, headers=headers).status_code == 200
+        for name in ("carl", "dora"):
+            spent = client.get("/v1/budget", params={"subject": name}, headers=headers).json()["subject"]["spent"]
+            assert spent == pytest.approx(10)
+        three = {"subject": "carl\tdora\tegon", "release": "wrong"}
+        refused(client.post("/v1/anonymize", params=three, content=couple, headers=headers), 422)
+
+    def test_copies_that_differ_by_a_bit_pay_together(
+        self, client: TestClient, settings: tuple[Config, dict[str, str]]
+    ) -> None:
+        headers = {"Authorization": f"Bearer {settings[1]['crowd']}"}
+        picture = render_page(11, faces=1, width=320)[0]
+        statuses = []
+        for i in range(4):  # 10 each, of 25
+            copy = picture.copy()
+            copy[0, i, 0] ^= 1
+            statuses.append(client.post("/v1/anonymize", content=encoded(copy, "PNG"), headers=headers).status_code)
+        assert statuses == [200, 200, 403, 403]
+
+
+class TestKeyOfEpsilonOne:
+    """What a key bounds is bounded whatever the way in."""
+
+    @pytest.fixture
+    def headers(self, settings: tuple[Config, dict[str, str]]) -> dict[str, str]:
+        return {"Authorization": f"Bearer {settings[1]['one']}"}
+
+    @pytest.mark.parametrize("query", [
+        "epsilon=1.01", "epsilon=0.1&keep=" + "&keep=".join(ATTRIBUTES[:39]), "keep=Smiling", "strength=0.8",
+        "epsilon=2&protect=Smiling",
+    ])  # fmt: skip
+    def test_queries(self, client: TestClient, photo: bytes, headers: dict[str, str], query: str) -> None:
+        refused(client.post(f"/v1/anonymize?{query}", content=photo, headers=headers), 403)
+
+    def test_what_it_gets(self, client: TestClient, photo: bytes, headers: dict[str, str]) -> None:
+        for query in ("", "epsilon=1", "epsilon=0.5", "protect=Smiling"):
+            answer = client.post(f"/v1/anonymize?{query}&release={query[:12] or 'x'}", content=photo, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert float(answer.headers["anonymousnet-photo-epsilon"]) <= 1
+
+    def test_several_faces_count(self, client: TestClient, headers: dict[str, str]) -> None:
+        couple = encoded(render_page(3, faces=2, width=480)[0])
+        told = refused(client.post("/v1/anonymize?epsilon=1", content=couple, headers=headers), 403)
+        assert "2 faces at epsilon 1 spend 2" in told["detail"]
+        refused(client.post("/v1/anonymize", content=couple, headers=headers), 403)
+        answer = client.post("/v1/anonymize?epsilon=0.5", content=couple, headers=headers)
+        assert answer.headers["anonymousnet-photo-epsilon"] == "1"
+
+    def test_bulk_jobs(self, client: TestClient, headers: dict[str, str]) -> None:
+        body = {"source": "s3://photos/public/a", "target": "s3://photos/public/b"}
+        refused(client.post("/v1/jobs", json=body, headers=headers), 403)
+
+    @pytest.mark.parametrize(("changes", "name"), [
+        ({"epsilon": None, "gamma": 0.5}, "gamma"),
+        ({"epsilon": None, "gamma": 0.5, "split": "sensitivity"}, "split"),
+        ({"keep": ("Smiling", "Young")}, "keep"),
+    ])  # fmt: skip
+    def test_the_servers_own_settings(
+        self, settings: tuple[Config, dict[str, str]], photo: bytes, headers: dict[str, str], changes: dict[str, Any],
+        name: str,
+    ) -> None:  # fmt: skip
+        config = settings[0]
+        obfuscate = config.obfuscate.model_copy(update=changes)
+        release = config.release.model_copy(update={"ledger": None, "budget": None})
+        with served(config.model_copy(update={"obfuscate": obfuscate, "release": release}), name) as client:
+            refused(client.post("/v1/anonymize", content=photo, headers=headers), 403)
+
+
 class TestWithoutKeys:
     def test_only_this_machines_own_names(self, settings: tuple[Config, dict[str, str]]) -> None:
         """Else a web page could have its own name lead to 127.0.0.1, and read what this machine's user may."""
@@ -282,7 +377,8 @@ class TestRest:
     def test_policy_says_what_is_so(self, client: TestClient, settings: tuple[Config, dict[str, str]]) -> None:
         policy = TestClient(client.app).get("/v1/policy").json()
         assert policy["key_required"] is True
-        assert policy["strength"] == {"default": 1.0, "allowed": [0.2, 0.4, 0.6, 0.8, 1.0]}
+        assert policy["strength"] == {"default": 1.0, "allowed": [1.0]}  # a ledger counts nothing else
+        assert policy["keepable"] == []
         assert (policy["max_bytes"], policy["max_pixels"]) == (300_000, 1_000_000)
         assert len(policy["attributes"]) == 40
 

@@ -128,12 +128,15 @@ def test_measured_figures_are_the_readmes() -> None:
 
 
 def test_evidence_headers_hold_public_evidence_only() -> None:
-    face = {"released": {"Male": True, "5_o_Clock_Shadow": True, "Young": False}, "epsilon": 10.0, "t": 0.1234567,
+    face = {"released": {"Male": True, "5_o_Clock_Shadow": True, "Young": False}, "epsilon": 10.0,
+            "photo_epsilon": 20.0, "account": "near-duplicates of this photo", "t": 0.1234567,
             "covers": 'all "that"', "unprotected": ("Bald",), "strength": 1.0, "region": "face",
             "perturbation": 5 / 255, "weights": {"generator": "ab"}, "precision": "cpu-bfloat16"}  # fmt: skip
     found = evidence.headers([face, face], "summer")
     assert found["Anonymousnet-Released"] == "(Male *5_o_Clock_Shadow), (Male *5_o_Clock_Shadow)"
     assert (found["Anonymousnet-T"], found["Anonymousnet-Epsilon"]) == ("0.123", "10")
+    assert found["Anonymousnet-Photo-Epsilon"] == "20"
+    assert found["Anonymousnet-Account"] == '"near-duplicates of this photo"'
     assert found["Anonymousnet-Covers"] == '"all \\"that\\""'
     assert all(value.isascii() and value.isprintable() for value in found.values())
     assert len(evidence.headers([face] * 1000, "x").get("Anonymousnet-Released", "")) <= evidence.LONGEST
@@ -214,7 +217,8 @@ class TestJobs:
         assert not jobs.within("s3://photos", "s3://photos/public")
 
     def test_the_command_is_one_that_there_is(self) -> None:
-        config = Config.load(None, ["serve.buckets=[s3://photos]", "serve.audit=s3://private", "obfuscate.t=0.5"])
+        config = Config.load(None, ["serve.buckets=[s3://photos]", "serve.audit=s3://private", "obfuscate.t=0.5",
+                                    "serve.keepable=[Smiling]"])  # fmt: skip
         asked = ask(Query(epsilon=2.0, keep=("Smiling",)), config, None)
         command = jobs.command_of(config, asked, "s3://photos/a b", "s3://photos/out", "ab" * 16)
         words = command[4:]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anonymousnet.data.store import private_folder, write_atomic
-from anonymousnet.errors import StorageError
+from anonymousnet.errors import PrivacyError, StorageError
 
 
 def mode(path: Path) -> int:
@@ -95,15 +95,33 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     assert seen <= wanted
 
 
-def test_private_folder_is_made_and_tightened(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_private_folders_and_files_are_for_their_owner_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    folder, before = tmp_path / "b", os.umask(umask)
+    try:
+        assert private_folder(folder) == folder == private_folder(folder)
+        write_atomic(folder / "deep" / "er" / "file", b"x", private=True)
+        assert not write_atomic(folder / "deep" / "er" / "file", b"y", replace=False, private=True)
+    finally:
+        os.umask(before)
+    assert [mode(path) for path in (folder, folder / "deep", folder / "deep" / "er")] == [0o700] * 3
+    assert mode(folder / "deep" / "er" / "file") == 0o600
+
+
+def test_a_private_folder_open_to_others_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(PrivacyError, match=r"expected mode 0700, got 0755.*chmod 700"):
+        private_folder(folder)
+    folder.chmod(0o700)
     assert private_folder(folder) == folder
-    assert mode(folder) == 0o700
-    folder.chmod(0o755)
-    (folder / "kept").write_text("x")
-    private_folder(folder)
-    assert mode(folder) == 0o700
-    assert (folder / "kept").read_text() == "x"
+
+
+def test_a_disk_that_keeps_no_modes_holds_no_private_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fchmod", lambda handle, _: os.chmod(handle, 0o777))
+    with pytest.raises(PrivacyError, match=r"expected mode 0600, got 0777.*keeps modes"):
+        write_atomic(tmp_path / "a", b"x", private=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_private_folder_expands_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,9 @@ POWER = 2.6
 FEATHER = 0.11
 """Width of the soft edge, in units of `level`. It lies wholly OUTSIDE the region: inside, no source pixel shows."""
 
+HIDDEN = 1.12
+"""Level up to which the photo is hidden: more than is painted, for a crop does not lie where its face is (`place`)."""
+
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
@@ -102,8 +105,8 @@ HEAD = Region(
 REGIONS: dict[RegionName, Region] = {region.name: region for region in (FACE, HEAD)}
 
 
-def feather(levels: Array) -> Array:
-    """Weight of the painted face, 0 to 1: exactly 1 where level <= 1, smoothly 0 from 1 + FEATHER on."""
-    t = ((1 + FEATHER - levels) / FEATHER).clip(0, 1)
+def feather(levels: Array, width: float = FEATHER) -> Array:
+    """Weight of the painted face, 0 to 1: exactly 1 where level <= 1, smoothly 0 from 1 + width on."""
+    t = ((1 + width - levels) / width).clip(0, 1)
     weight: Array = t * t * (3 - 2 * t)
     return weight

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anonymousnet.align.region import FEATHER, Region, feather
+from anonymousnet.align.region import HIDDEN, Region, feather
+from anonymousnet.data.images import Blocks
 from anonymousnet.errors import ProtectionFailed
 
 TEMPLATE_52 = np.array([[69.57, 92.73], [108.28, 91.61], [88.06, 115.88], [72.56, 134.43], [104.89, 133.38]]) / 178
@@ -26,11 +27,18 @@ of what our detector finds on 600 aligned CelebA faces, so that aligning an alig
 alone."""
 _FIRM = [0, 1, 3, 4]  # eyes and mouth corners
 
+PIXELS = Blocks((1, 1))
+"""No blocks: of a photo that was never coded."""
+FADE = 0.4
+"""Over how much of `level` a painted face fades out; what is hidden below the fade is filled from its surroundings."""
+WINDOW = 384
+"""Side in pixels at which the fill is computed: it is smooth."""
 STRIP = 1 << 20
 """Photo pixels worked on at a time: a face as large as a 64-megapixel photo must not need gigabytes."""
 
 Rgb = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Owners = NDArray[np.int16]
 Matrix = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole photo pixels, x1 and y1 excluded."""
@@ -67,18 +75,62 @@ def similarity(
     return np.array(rows).transpose(2, 0, 1)
 
 
-def hidden(shape_hw: tuple[int, int], matrices: Matrix, face_px: int, region: Region) -> Mask:
-    """(H, W): the photo's pixels of which any part may lie in the region of any face."""
-    out = np.zeros(shape_hw, np.bool_)
-    for matrix in matrices:
-        for box, excess in _levels(shape_hw, matrix, face_px, region, 1.0):
-            out[_slices(box)] |= excess <= 1
-    return out
+def owners(
+    shape_hw: tuple[int, int], matrices: Matrix, face_px: int, region: Region, blocks: Blocks = PIXELS
+) -> Owners:
+    """(H, W) int16: whose a hidden pixel is, 1 to F; 0 where nothing is hidden.
+
+    Hidden is every block of the file that any part of a face's grown region (`HIDDEN`) touches, and one pixel more:
+    each pixel of a coded block depends on all of them, and decoders smooth colours over its border. A block that
+    several faces touch belongs to the one in whose region it lies deepest, so that no other face is read with it.
+    """
+    (width, height), (x0, y0) = blocks.size, blocks.first
+    rows, columns = (
+        -(-(side - low) // step) for side, low, step in zip(shape_hw, (y0, x0), (height, width), strict=True)
+    )
+    owner, depth = np.zeros((rows, columns), np.int16), np.full((rows, columns), np.inf)
+    for i, matrix in enumerate(matrices):
+        for (left, top, right, bottom), level in _levels(shape_hw, matrix, face_px, region, HIDDEN):
+            least = _least(_least(level, top - y0, height, 0), left - x0, width, 1)
+            area = _slices(((left - x0) // width, (top - y0) // height, (right - 1 - x0) // width + 1,
+                            (bottom - 1 - y0) // height + 1))  # fmt: skip
+            deepest = (least <= HIDDEN) & (least < depth[area])
+            owner[area][deepest], depth[area][deepest] = i + 1, least[deepest]
+    if blocks == PIXELS:
+        return owner
+    pixels = owner.repeat(height, 0).repeat(width, 1)[-y0 : shape_hw[0] - y0, -x0 : shape_hw[1] - x0]
+    return _one_more(pixels)
 
 
-def crop_faces(rgb: Rgb, matrices: Matrix, face_px: int) -> Tensor:
-    """(N, 3, face_px, face_px) float32 in [-1, 1]: the faces as they are; beyond the photo its edge repeats."""
-    return _crop(rgb, None, matrices, face_px)
+def _least(values: NDArray[np.float64], start: int, step: int, axis: int) -> NDArray[np.float64]:
+    """Minima over runs of `step` along an axis whose first entry stands at `start`, runs beginning at multiples."""
+    firsts = np.arange(-start % step, values.shape[axis], step)
+    if start % step:
+        firsts = np.concatenate([[0], firsts])
+    return np.minimum.reduceat(values, firsts, axis)
+
+
+def _one_more(owner: Owners) -> Owners:
+    """Every hidden area with the pixels around it."""
+    for axis in (0, 1):
+        for away in (1, -1):
+            moved = np.roll(owner, away, axis)
+            edge = [slice(None)] * 2
+            edge[axis] = slice(0, 1) if away == 1 else slice(-1, None)
+            moved[tuple(edge)] = 0
+            owner = np.where(owner > 0, owner, moved)
+    return owner
+
+
+def crop_faces(rgb: Rgb, matrices: Matrix, face_px: int, owner: Owners | None = None) -> Tensor:
+    """(N, 3, face_px, face_px) float32 in [-1, 1]: the faces as they are; beyond the photo its edge repeats.
+
+    With `owner`, each face is read without the pixels that belong to another one: they are filled as in a context.
+    """
+    if owner is None or len(matrices) < 2:
+        return _crop(rgb, None, matrices, face_px)
+    others = (((owner > 0) & (owner != i + 1)) for i in range(len(matrices)))
+    return torch.cat([_crop(rgb, mask, matrices[i : i + 1], face_px) for i, mask in enumerate(others)])
 
 
 def crop_context(rgb: Rgb, hidden: Mask, matrices: Matrix, face_px: int, region: Region) -> tuple[Tensor, Tensor]:
@@ -94,32 +146,61 @@ def crop_context(rgb: Rgb, hidden: Mask, matrices: Matrix, face_px: int, region:
 def paste(
     rgb: Rgb, hidden: Mask, faces_N3HW: Tensor, matrices: Matrix, region: Region, order: Sequence[int] | None = None
 ) -> Rgb:
-    """A copy of the photo with the painted faces (float32 in [-1, 1]) in place of their regions.
+    """A copy of the photo with the painted faces (float32 in [-1, 1]) in place of what is hidden.
 
-    Faces are painted in `order` (default: as they come), later over earlier. A painted face has weight 1 on all
-    that it hides and fades out outside of it; beyond the fade the photo's bytes are untouched. Raises
-    ProtectionFailed if a face is not finite, or a hidden pixel is left that no face was painted over.
+    Hidden pixels are filled smoothly from what is visible around them, then faces are painted over in `order`
+    (default: as they come), later over earlier: with weight 1 on all of their region, fading out over `FADE` beyond
+    it. Beyond the fade the photo's visible bytes are untouched. Raises ProtectionFailed if a face is not finite, or a
+    hidden pixel lies near none of these faces.
     """
     if len(faces_N3HW) != len(matrices) or not bool(torch.isfinite(faces_N3HW).all()):
         raise ProtectionFailed(f"expected {len(matrices)} painted faces of finite values, got {len(faces_N3HW)}")
-    out = np.where(hidden[..., None], np.uint8(0), rgb)
-    bare = hidden.copy()
-    face_px = faces_N3HW.shape[-1]
-    for i in range(len(matrices)) if order is None else order:
+    out, bare, face_px = np.where(hidden[..., None], np.uint8(0), rgb), hidden.copy(), faces_N3HW.shape[-1]
+    faces = range(len(matrices)) if order is None else order
+    for i in faces:
+        box = _around(rgb.shape[:2], matrices[i], face_px, region)
+        area = bare[_slices(box)]
+        out[_slices(box)][area] = _smooth(rgb, hidden, box)[area]
+        area[:] = False
+    if left := int(bare.sum()):
+        raise ProtectionFailed(
+            f"expected every hidden pixel to lie near a painted face, {left} do not; "
+            "pass the matrices and the region that they were hidden with"
+        )
+    for i in faces:
         face = (faces_N3HW[i : i + 1].float().clamp(-1, 1) + 1) * 127.5
-        for box, excess in _levels(rgb.shape[:2], matrices[i], face_px, region, 1.0 + FEATHER):
-            full = excess <= 1 + 1e-9  # what `hidden` hid, however its strips were rounded
-            weight = np.where(full, 1, feather(excess))[..., None]
+        for box, excess in _levels(rgb.shape[:2], matrices[i], face_px, region, 1.0 + FADE):
+            weight = np.where(excess <= 1 + 1e-9, 1, feather(excess, FADE))[..., None]
             area = out[_slices(box)]
             mixed = weight * _project(face, matrices[i], box) + (1 - weight) * area
             area[:] = np.where(weight > 0, np.rint(mixed), area)
-            bare[_slices(box)] &= ~full
-    if left := int(bare.sum()):
-        raise ProtectionFailed(
-            f"expected every hidden pixel to be painted over, {left} are not; "
-            "pass the matrices and the region that `hidden` was made with"
-        )
     return out
+
+
+def _around(shape_hw: tuple[int, int], matrix: Matrix, face_px: int, region: Region) -> Box:
+    """All that a face may hide, blocks of up to 32 pixels included."""
+    half = np.array(region.radii) * HIDDEN
+    corners = (np.array(region.centre) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])) * face_px
+    inverse = _inverse(matrix)
+    return _bounds(corners @ inverse[:, :2].T + inverse[:, 2], shape_hw, margin=36)
+
+
+def _smooth(rgb: Rgb, hidden: Mask, box: Box) -> Rgb:
+    """The photo in `box`, made from visible pixels alone: a blur that grows with the distance from them."""
+    x0, y0, x1, y1 = box
+    step = -(-max(x1 - x0, y1 - y0, 1) // WINDOW)
+    margin = 8 * step
+    low_x, low_y = max(0, x0 - margin), max(0, y0 - margin)
+    window = (slice(low_y, y1 + margin), slice(low_x, x1 + margin))
+    seen = (~hidden[window]).astype(np.uint8)[..., None]
+    count = _blocks(seen, step)
+    mean = _blocks(rgb[window] * seen, step) / np.maximum(count, 1)
+    image, known = (
+        torch.from_numpy(a.astype(np.float32).transpose(2, 0, 1)[None]) for a in (mean, (count > 0).astype(np.uint8))
+    )
+    filled = F.interpolate(_fill(image, known), scale_factor=step, mode="bilinear") if step > 1 else _fill(image, known)
+    part = filled[0, :, y0 - low_y : y1 - low_y, x0 - low_x : x1 - low_x]
+    return np.asarray(part.permute(1, 2, 0).round().clamp(0, 255).byte().numpy())
 
 
 def _levels(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import AttributeTableError, StorageError
 
 Partition = Literal["train", "validation", "test", "all"]
@@ -55,7 +56,7 @@ class CelebA:
 
         Raises StorageError if the folder or a list is missing, AttributeTableError if a list does not read.
         """
-        folder = Path(folder)
+        folder = resolve_path(folder)
         if not (folder / ALIGNED).is_dir():
             raise StorageError(f"expected {folder}/img_align_celeba with CelebA's aligned images; unpack CelebA there")
         there = {path.name for path in (folder / ALIGNED).iterdir()}

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import (
+    ConfigError,
     EmptyImage,
     ImageError,
     ImageTooLarge,
@@ -40,6 +42,22 @@ _pillow_limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """How a photo's file was coded: blocks of pixels, in the upright photo's own coordinates."""
+
+    size: tuple[int, int] = (16, 16)
+    """Width and height in pixels."""
+    origin: tuple[int, int] = (0, 0)
+    """x and y of the corner of a block; turned photos have theirs where the file's corner came to lie."""
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """x and y, 0 or less, of the block that holds the photo's first pixel."""
+        x, y = ((at % side) - side if at % side else 0 for at, side in zip(self.origin, self.size, strict=True))
+        return x, y
+
+
+@dataclass(frozen=True, slots=True)
 class Photo:
     """A decoded photo: upright, sRGB, 8 bits per channel."""
 
@@ -49,6 +67,8 @@ class Photo:
     """uint8 of shape (H, W), 255 opaque; None where the source has no transparency."""
     format: str
     """Pillow's name of the source's format, e.g. "JPEG"; "PNG" for arrays."""
+    blocks: Blocks = Blocks()
+    """Where the file's blocks lie; those of JPEG where nothing is known, since most photos were JPEG once."""
 
 
 def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels: int = 64_000_000) -> Photo:
@@ -66,11 +86,11 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
     if isinstance(source, bytes):
         return _from_stream(io.BytesIO(source), f"{len(source)} bytes", max_pixels)
     try:
-        with open(source, "rb") as stream:
+        with open(resolve_path(source), "rb") as stream:
             return _from_stream(stream, str(source), max_pixels)
     except OSError as error:
         raise StorageError(f"cannot read {source}: {error.strerror}; check path and rights") from error
-    except ValueError as error:  # a NUL character in the path
+    except ConfigError as error:
         raise StorageError(f"cannot read {str(source)!r}: {error}; check the path") from error
 
 
@@ -173,6 +193,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | N
     kind = image.format or "PNG"
     try:
         image.load()
+        blocks = _blocks(image)
         try:
             image = ImageOps.exif_transpose(image)
         except Exception:  # damaged EXIF says nothing about orientation
@@ -183,7 +204,25 @@ def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | N
         raise
     except Exception as error:
         raise _explain(error, name, max_pixels, stream) from error
-    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind)  # MPO: a phone's JPEG with more behind it
+    # MPO: a phone's JPEG with more behind it
+    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind, blocks)
+
+
+def _blocks(image: Image.Image) -> Blocks:
+    """Where the blocks of a decoded file come to lie once it is turned upright."""
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF says nothing about orientation
+        orientation = 1
+    layers = getattr(image, "layer", None) or ()  # of JPEG: (component, horizontal and vertical sampling, table)
+    size = [max(16, 8 * max((layer[i] for layer in layers), default=1)) for i in (1, 2)]
+    width, height = image.size
+    if orientation >= 5:  # the file's rows are the photo's columns
+        size.reverse()
+        width, height = height, width
+    x = width % size[0] if orientation in (2, 3, 6, 7) else 0
+    y = height % size[1] if orientation in (3, 4, 7, 8) else 0
+    return Blocks((size[0], size[1]), (x, y))
 
 
 def _from_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
 import os
 import secrets
 from pathlib import Path
 
-from anonymousnet.errors import StorageError
+from anonymousnet.data.paths import resolve_path
+from anonymousnet.errors import PrivacyError, StorageError
+
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+"""How disks without hard links (exFAT, FAT, gcsfuse, some SMB) refuse one."""
 
 
-def write_atomic(path: Path, data: bytes, replace: bool = True) -> bool:
+def write_atomic(path: Path, data: bytes, replace: bool = True, private: bool = False) -> bool:
     """Write `data` to `path` so that a reader, or a crash, finds the old file or the new one, never a part.
 
     True when it is written; False when a file is there already and `replace` is False: of many writers one wins.
 
-    Written beside `path` (its folder is made if need be), fsynced, renamed over it; the mode follows the umask.
-    Raises StorageError, having removed the unfinished file, when the folder refuses or the disk is full.
+    Written beside `path` (its folder is made if need be), fsynced, renamed over it; the mode follows the umask, or is
+    0600 (folders 0700) where it is `private`. Raises StorageError, having removed the unfinished file, when the folder
+    refuses or the disk is full; PrivacyError when the disk keeps no modes.
     """
     path = Path(path)
     # Hidden and of fixed length: find_photos skips it, and a name of 255 characters still has room beside it.
     unfinished = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent, private)
         # os.open and not tempfile: mkstemp would make every released photo mode 0600.
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         try:
             with os.fdopen(handle, "wb") as stream:
+                if private:
+                    seal_file(handle, path)
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             if replace:
                 os.replace(unfinished, path)
-            else:
-                try:
-                    os.link(unfinished, path)
-                except FileExistsError:
-                    return False
-                finally:
-                    unfinished.unlink()
+            elif not claim_name(unfinished, path):
+                return False
         except BaseException:  # an interrupted write leaves nothing behind either
             with contextlib.suppress(OSError):
                 unfinished.unlink()
@@ -52,21 +57,112 @@ def write_atomic(path: Path, data: bytes, replace: bool = True) -> bool:
         ) from error
 
 
-def private_folder(path: Path) -> Path:
-    """Make `path` (and its parents) with mode 0700, tightening it if it exists; return it with `~` expanded.
+def claim_name(draft: Path, path: Path) -> bool:
+    """Give the finished file `draft` the name `path` unless that is taken; whether it was free. `draft` is gone then.
 
-    Raises StorageError when it cannot be made, is not a folder, or belongs to someone else.
+    Of many processes one wins, and none ever reads a part of a file: by a hard link or, where the disk has none, by a
+    look and a rename under a lock that the kernel frees when its holder dies. Raises OSError.
     """
-    path = Path(path).expanduser()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o777 != 0o700:
-            path.chmod(0o700)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _claim_locked(draft, path)
+        return True
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _claim_locked(draft: Path, path: Path) -> bool:
+    # Of fixed length, one for each name: writers of other names do not wait.
+    lock = path.parent / f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.lock"
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_named(handle, lock):
+                continue  # its last holder has removed it: another one may hold a lock of that name by now
+            try:
+                if path.exists():
+                    return False
+                os.rename(draft, path)
+                return True
+            finally:
+                lock.unlink()
+        finally:
+            os.close(handle)
+
+
+def _is_named(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def private_folder(path: str | Path) -> Path:
+    """Make `path` (and its parents) with mode 0700, checked once it is there; return it, absolute.
+
+    Raises StorageError when it cannot be made or is not a folder; PrivacyError when it is there and open to others.
+    """
+    path = resolve_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            path.chmod(0o700)  # whatever umask and the folder above made of it
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        mode = path.stat().st_mode & 0o777
     except OSError as error:
         raise StorageError(
             f"cannot make private folder {path}: {error.strerror or error}; choose a folder that you own"
         ) from error
+    if mode & 0o077:
+        raise PrivacyError(
+            f"private folder {path}: expected mode 0700, got {mode:04o}: others can read what undoes a release; run "
+            f"`chmod 700 {path}`, or choose a folder that is not there yet (on a disk that keeps modes)"
+        )
     return path
+
+
+def seal_file(handle: int, path: Path) -> None:
+    """Take everybody else's rights from an open file of ours. Raises PrivacyError where the disk keeps no modes."""
+    with contextlib.suppress(OSError):  # disks without modes refuse; what counts is what they say afterwards
+        os.fchmod(handle, 0o600)
+    check_private(os.fstat(handle).st_mode, path)
+
+
+def check_private(mode: int, path: Path) -> None:
+    """Raise PrivacyError for a private file that others can read."""
+    if mode & 0o077:
+        raise PrivacyError(
+            f"private file {path}: expected mode 0600, got {mode & 0o777:04o}: others can read it; run `chmod 600 "
+            f"{path}`, or choose a place on a disk that keeps modes"
+        )
+
+
+def seal_path(path: Path) -> None:
+    """The same for a file that is there: a volume that is mounted anew may have given it to a group."""
+    if path.stat().st_mode & 0o077:
+        with contextlib.suppress(OSError):
+            path.chmod(0o600)
+    check_private(path.stat().st_mode, path)
+
+
+def make_folders(folder: Path, private: bool = False) -> None:
+    """Make a folder, and those above it that are missing; `private`: with mode 0700. Raises OSError."""
+    if not private:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        make_folders(folder.parent, private)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            folder.chmod(0o700)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,9 +4,12 @@
         ledger.spend(subject, photo_sha256 + mechanism.fingerprint, "summer-2026", mechanism.epsilons)   # first
         ...                                                                              # then release the photo
 
-- Releases of one subject add up (sequential composition). Disjoint subjects do not: `worst` is what holds for
-everybody
-  (parallel composition), `total` is the plain sum.
+- A subject is a person, or whatever stands for one: what is spent on all faces of all photos of one subject adds up
+  (sequential composition). Disjoint subjects do not: `worst` is what holds for everybody (parallel composition),
+  `total` is the plain sum.
+- A photo of which nobody knows whose it is brings a sketch of what surrounds its faces (`accounts.py`): the subject is
+  then the earlier photo with nearly the same sketch, or the photo itself. All its faces may be of one person, so they
+  add up too.
 - The same photo in the same release again is a replay: its randomness is the same, so is its answer, and it
 spends
   nothing. With *other* epsilons it would be a second answer from the same randomness, for which no
@@ -17,19 +20,22 @@ process killed
 - Many processes of one machine may write at once. WAL does not work on network file systems: keep the ledger
 on a local
   disk, or give each node its own and disjoint subjects.
-- Subjects and photos are stored as hashes keyed with the release key, so the file names nobody. The view
-`entries` lists
-  subject, release, attribute group and epsilon for auditors.
+- What is released unprotected (kept attributes, strengths below 1) costs infinitely much: it is refused, unless the
+  ledger is told to write it down, and always under a budget.
+- Subjects and photos are stored as hashes keyed with the release key, and sketches under a cipher of it, so the file
+  names and shows nobody. The view `entries` lists subject, release, attribute group and epsilon for auditors.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import secrets
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,11 +43,18 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-from anonymousnet.errors import BudgetExceeded, LedgerError, PrivacyError
-from anonymousnet.privacy.randomness import derive
+import numpy as np
 
-VERSION = 1
-"""Version of the tables; a newer one is refused."""
+from anonymousnet.config import ReleaseConfig
+from anonymousnet.data.paths import resolve_path
+from anonymousnet.data.store import claim_name, seal_file, seal_path
+from anonymousnet.errors import BudgetExceeded, ConfigError, LedgerError, PrivacyError
+from anonymousnet.privacy import accounts
+from anonymousnet.privacy.randomness import check_key, derive
+
+VERSION = 2
+"""Version of the tables; any other is refused. Version 1 had an account for each face's place in the photo, so that one
+person had as many as they had places; what those add up to cannot be told any more."""
 BUSY_SECONDS = 30.0
 """How long to wait for other writers before giving up."""
 CHECKED_BYTES = 256 * 2**20
@@ -54,38 +67,49 @@ _SCHEMA = """
     CREATE TABLE settings (id INTEGER PRIMARY KEY, epsilons TEXT NOT NULL UNIQUE, total REAL NOT NULL);
     CREATE TABLE spends (subject BLOB NOT NULL, release TEXT NOT NULL, photo BLOB NOT NULL,
         setting INTEGER NOT NULL REFERENCES settings, PRIMARY KEY (subject, release, photo)) WITHOUT ROWID;
-    CREATE VIEW entries AS SELECT hex(subject) AS subject, release, key AS attribute_group, sum(value) AS
-    epsilon
-        FROM spends JOIN settings ON settings.id = setting, json_each(epsilons) GROUP BY subject, release,
-        key;
+    CREATE TABLE aliases (alias BLOB PRIMARY KEY, subject BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE sketches (id INTEGER PRIMARY KEY, subject BLOB NOT NULL, sealed BLOB NOT NULL);
+    CREATE TABLE bands (band BLOB NOT NULL, sketch INTEGER NOT NULL REFERENCES sketches, PRIMARY KEY (band, sketch))
+        WITHOUT ROWID;
+    CREATE VIEW entries AS SELECT hex(subject) AS subject, release, key AS attribute_group,
+        CASE WHEN max(value) = 9e999 THEN 9e999 ELSE sum(value) END AS epsilon
+        FROM spends JOIN settings ON settings.id = setting, json_each(epsilons) GROUP BY subject, release, key;
 """
+_SUM = "CASE WHEN max(total) = 9e999 THEN 9e999 ELSE sum(total) END"  # SQLite's own sum of infinities is NULL at times
 
 
 class Spend(NamedTuple):
-    """One photo of one subject, about to be released."""
+    """One face of one subject in one photo, about to be released."""
 
     subject: bytes
+    """Whose epsilon it is; with a sketch, only where no earlier photo of its scope is nearly the same."""
     photo: bytes
     release: str
     epsilons: Mapping[str, float]
     """Attribute group -> epsilon."""
     budget: float | None = None
     """Most epsilon that this subject may ever spend; None: the ledger's own budget."""
+    sketch: bytes | None = None
+    """Of the photo, where its subject is not known by name."""
+    scope: bytes = b""
+    """Near-duplicates are looked for among sketches of the same scope."""
 
 
 class Ledger:
     """One ledger file, made if it is missing. Use it from any thread, but open it anew after a fork."""
 
-    def __init__(self, path: Path, budget: float | None = None, *, key: bytes) -> None:
+    def __init__(self, path: Path, budget: float | None = None, *, key: bytes, allow_unprotected: bool = False) -> None:
         """`budget`: the most epsilon any one subject may ever spend; None: no limit. `key`: 32 secret bytes.
+
+        `allow_unprotected`: write infinite epsilons down instead of refusing them, where there is no budget.
 
         Raises LedgerError if the file is locked, damaged, from a newer version, or of another key.
         """
         if budget is not None and not budget > 0:
             raise PrivacyError(f"ledger budget: expected more than 0, got {budget:g}; None means no limit")
-        self.path = path.expanduser()
+        self.path = resolve_path(path)
         self.budget = budget
-        self._key = key
+        self._key, self._allow_unprotected = check_key(key), allow_unprotected
         self._lock = threading.Lock()
         with self._explained():
             if not self.path.exists():
@@ -93,9 +117,17 @@ class Ledger:
             self._db = _open(self.path)
             try:
                 self._check()
+                seal_path(self.path)
             except BaseException:
                 self._db.close()
                 raise
+
+    @classmethod
+    def of(cls, release: ReleaseConfig, key: bytes) -> Ledger:
+        """The ledger that a configuration names. Raises as above; ConfigError where it names none."""
+        if release.ledger is None:
+            raise ConfigError("expected a ledger, got none; set release.ledger to a file")
+        return cls(release.ledger, release.budget, key=key, allow_unprotected=release.allow_unprotected)
 
     def __enter__(self) -> Self:
         return self
@@ -131,16 +163,16 @@ class Ledger:
     def total(self) -> float:
         """Sum over all subjects: bookkeeping, not a guarantee."""
         with self._explained(), self._lock:
-            return self._number("SELECT sum(total) FROM spends JOIN settings ON id = setting")
+            return self._number(f"SELECT {_SUM} FROM spends JOIN settings ON id = setting")
 
     def worst(self) -> float:
         """Most epsilon any subject has spent: the guarantee that holds for everybody."""
         with self._explained(), self._lock:
-            each = "SELECT sum(total) AS spent FROM spends JOIN settings ON id = setting GROUP BY subject"
+            each = f"SELECT {_SUM} AS spent FROM spends JOIN settings ON id = setting GROUP BY subject"
             return self._number(f"SELECT max(spent) FROM ({each})")
 
     def _spend(self, index: int, item: Spend) -> float:
-        subject, photo = self._hashed("subject", item.subject), self._hashed("photo", item.photo)
+        subject, photo = self._subject(item), self._hashed("photo", item.photo)
         setting, total = self._setting(item.epsilons)
         earlier = self._db.execute(
             "SELECT epsilons FROM spends JOIN settings ON id = setting WHERE subject = ? AND release = ? AND photo = ?",
@@ -154,32 +186,71 @@ class Ledger:
             raise BudgetExceeded(
                 f"release '{item.release}', photo {index + 1} of the batch: its subject has spent epsilon "
                 f"{spent:.4g} of {budget:.4g} and would spend {total:.4g} more; lower obfuscate.epsilon to at "
-                f"most {max(budget - spent, 0):.4g}, or leave the photo out"
+                f"most {max(budget - spent, 0):.4g} for all its faces together, or leave the photo out"
             )
         self._db.execute("INSERT INTO spends VALUES (?, ?, ?, ?)", (subject, item.release, photo, setting))
         return total
 
     def _setting(self, epsilons: Mapping[str, float]) -> tuple[int, float]:
         """Identity and sum of these epsilons, written down if they are new."""
-        wrong = [name for name, epsilon in epsilons.items() if not (0 <= epsilon < math.inf)]
+        most = math.inf if self._allow_unprotected else sys.float_info.max
+        wrong = [name for name, epsilon in epsilons.items() if not 0 <= epsilon <= most]
         if wrong or not epsilons:
             raise PrivacyError(
                 f"epsilons: expected finite numbers of 0 and more, got {dict(epsilons)}; what is released unprotected "
-                "cannot be accounted for, so release it without a ledger or protect something"
+                "costs infinitely much: keep no attribute and set synthesize.strength to 1, or set "
+                "release.allow_unprotected to have it written down so"
             )
-        text, total = json.dumps(dict(sorted(epsilons.items()))), math.fsum(epsilons.values())
+        # JSON has no infinity, but what is beyond the largest number is read as one, by SQLite as by Python.
+        text = json.dumps(dict(sorted(epsilons.items()))).replace("Infinity", "9e999")
+        total = math.fsum(epsilons.values())
         self._db.execute("INSERT OR IGNORE INTO settings (epsilons, total) VALUES (?, ?)", (text, total))
         row = self._db.execute("SELECT id FROM settings WHERE epsilons = ?", (text,)).fetchone()
         return int(row[0]), total
 
     def _spent(self, hashed: bytes) -> float:
-        return self._number("SELECT sum(total) FROM spends JOIN settings ON id = setting WHERE subject = ?", hashed)
+        return self._number(f"SELECT {_SUM} FROM spends JOIN settings ON id = setting WHERE subject = ?", hashed)
+
+    def _subject(self, item: Spend) -> bytes:
+        """Whose epsilon it is, and from now on stays: of one photo always the same."""
+        if item.sketch is None:
+            return self._hashed("subject", item.subject)
+        own = self._hashed("photo's account", item.scope, item.subject)
+        known = self._db.execute("SELECT subject FROM aliases WHERE alias = ?", (own,)).fetchone()
+        if known is not None:
+            return bytes(known[0])
+        bands = [
+            derive(self._key, "ledger", "band", item.scope, str(i), band)[:8]
+            for i, band in enumerate(accounts.bands(item.sketch))
+        ]
+        subject = self._nearest(item.sketch, bands)
+        if subject is None:
+            subject, sealed = own, self._sealed(own, item.sketch)
+            row = self._db.execute("INSERT INTO sketches (subject, sealed) VALUES (?, ?)", (own, sealed)).lastrowid
+            self._db.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, row) for band in bands])
+        self._db.execute("INSERT INTO aliases VALUES (?, ?)", (own, subject))
+        return subject
+
+    def _nearest(self, sketch: bytes, bands: list[bytes]) -> bytes | None:
+        """The subject of the sketch that is most alike, if any is near enough."""
+        rows = self._db.execute(
+            "SELECT DISTINCT subject, sealed FROM bands JOIN sketches ON sketches.id = sketch WHERE band IN "
+            f"({', '.join('?' * len(bands))})", bands,
+        ).fetchall()  # fmt: skip
+        found = accounts.distances(sketch, [self._sealed(who, sealed) for who, sealed in rows])
+        nearest = int(found.argmin()) if rows else 0
+        return bytes(rows[nearest][0]) if rows and found[nearest] <= accounts.NEAR else None
+
+    def _sealed(self, subject: bytes, text: bytes) -> bytes:
+        """A sketch under a pad that serves for this subject's alone; and its own inverse."""
+        pad = hashlib.shake_256(derive(self._key, "ledger", "sketch", subject)).digest(len(text))
+        return bytes(np.frombuffer(text, np.uint8) ^ np.frombuffer(pad, np.uint8))
 
     def _number(self, query: str, *values: bytes) -> float:
         return float(self._db.execute(query, values).fetchone()[0] or 0.0)
 
-    def _hashed(self, what: str, value: bytes) -> bytes:
-        return derive(self._key, "ledger", what, value)[:16]
+    def _hashed(self, what: str, *values: bytes) -> bytes:
+        return derive(self._key, "ledger", what, *values)[:16]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -217,6 +288,11 @@ class Ledger:
         version = self._number("PRAGMA user_version")
         if self._number("PRAGMA application_id") != _APPLICATION:
             raise LedgerError(f"ledger {self.path}: this is another program's database; give another path")
+        if version == 1:
+            raise LedgerError(
+                f"ledger {self.path}: version 1 counted each place in a photo by itself, so what a person has spent "
+                "cannot be told from it; start a new ledger, with a budget less what has been released so far"
+            )
         if version != VERSION:
             raise LedgerError(
                 f"ledger {self.path}: expected version {VERSION}, got {version:g}; it was written by a newer "
@@ -252,8 +328,12 @@ def _create(path: Path, mark: bytes) -> None:
     """Make the whole ledger under another name first: no process ever sees half of one, and one of many wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        try:
+            seal_file(file, path)
+        finally:
+            os.close(file)  # before SQLite opens it: closing it later would drop SQLite's locks
         database = sqlite3.connect(draft, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
         database.executescript(
@@ -261,8 +341,7 @@ def _create(path: Path, mark: bytes) -> None:
         )
         database.execute("INSERT INTO meta VALUES ('key', ?)", (mark,))
         database.close()
-        with contextlib.suppress(FileExistsError):  # another process was first: its ledger is the ledger
-            os.link(draft, path)
+        claim_name(draft, path)  # where another process was first, its ledger is the ledger
     finally:
         for suffix in ("", "-wal", "-shm"):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ show the same. For every vector y, P[M(x) = y] <= e^epsilon P[M(x') = y], and `M
 number for which this holds.
 
 *Neighbouring relation.* Any two faces whatever (replace one by another; what is called local differential
-privacy), per image; where attributes are kept, any two faces that agree on them. A kept attribute has no
+privacy), per face; where attributes are kept, any two faces that agree on them. A kept attribute has no
 protection at all, and lets others be guessed as far as the population connects them, as any published
 statistic would.
 
@@ -30,6 +30,19 @@ than under the other. *Proof.* The picture is a function of: what lies outside t
 networks, the identity code, and y. All but y are the same for both photos, and y = M(x) with x = Stage I's
 reading of the photo and of its surroundings, which are the same; apply the theorem above to x and x', and note that
 a function of y tells no more than y (post-processing; Stage IV and file encoding included). QED.
+
+**Theorem (photos of several faces).** Let two photos of n faces agree outside the n painted regions and in the
+alignment of all n faces. Then every release of the whole photo is at most e^(n epsilon) times likelier under one than
+under the other, and n epsilon is the smallest number for which this holds of the n released vectors together.
+*Neighbouring relation.* Every hidden pixel of every face may change at once: whoever is shown twice in a photo, or
+stands beside a relative, is covered with all of it. Photos that differ in k of their n faces alone: k epsilon.
+*Proof.* All n regions are blanked before any face's surroundings are read, so face i's reading x_i is a function of
+face i's own hidden pixels and of what both photos share. Each face draws with a key of its own, so its uniforms are
+independent of the others' (condition 6), and P[M(x_1) = y_1, ..., M(x_n) = y_n] is the product of n chances. The
+theorem on labels bounds each factor's ratio by e^epsilon, and attains it: x_1 = ... = x_n and x'_1 = ... = x'_n at the
+worst pair and y attain all n at once. The picture is a function of what both photos share and of y_1 ... y_n
+(post-processing). Where two regions overlap, a hidden pixel is read for both faces: it then changes two readings, which
+the sum over all n faces counts. QED. (Basic composition: Dwork & Roth 2014, theorem 3.14.)
 
 *Conditions.* (1) Neither Stage III nor what reads the surroundings sees anything of the region, which is blanked
 before anything is computed from it; (2) the code comes from the key, the release and
@@ -136,7 +149,7 @@ class Mechanism:
 
     @functools.cached_property
     def epsilon(self) -> float:
-        """Exact worst-case log-likelihood ratio for one image; infinite if all attributes are kept.
+        """Exact worst-case log-likelihood ratio for one face; infinite if all attributes are kept.
 
         >>> rng = np.random.default_rng(0)
         >>> table = np.zeros((1000, 40), dtype=bool); table[:200, INDEX["Smiling"]] = True
@@ -241,23 +254,26 @@ class Mechanism:
         return steps
 
 
-def covers(mechanism: Mechanism, strength: float, region: Region, guarantee: bool) -> str:
+def covers(mechanism: Mechanism, strength: float, region: Region, guarantee: bool, alignment: float = 0.0) -> str:
     """What the epsilon of a release covers and what it does not, in words for evidence and reports.
 
-    `guarantee` is False where a policy that looks at the source region again was switched on. The words
-    "epsilon-DP for the pixels" are used only at strength 1 with nothing that voids them.
+    `alignment`: epsilon that each face spends on where its crop is placed. `guarantee` is False where a policy that
+    looks at the source region again was switched on. The words "epsilon-DP for the pixels" are used only at strength 1
+    with nothing that voids them.
     """
     if math.isinf(mechanism.epsilon):
         return "Nothing: every attribute is released as it is."
-    words = [f"epsilon {mechanism.epsilon:.4g} per image covers the vector of attributes that Stage II releases"]
+    epsilon = mechanism.epsilon + alignment
+    words = [f"epsilon {epsilon:.4g} per face covers the vector of attributes that Stage II releases for it"]
     if mechanism.unprotected:
         words[0] += f", except {', '.join(mechanism.unprotected)}, which are released as they are"
     if mechanism.followed:
         words.append(f"Read in the surroundings, not in the {region.name}: {', '.join(mechanism.followed)}")
     if strength == 1 and guarantee:
         words.append(
-            "The painted region was made from these attributes alone: it is epsilon-DP for the pixels of "
-            "that region, between photos that agree outside it and in the alignment"
+            "The painted regions were made from these attributes alone: for any two photos that agree outside the "
+            "painted regions and in the alignment, the release is epsilon-DP for the pixels of a face, and for a photo "
+            "of n faces n times that epsilon covers the pixels of all"
         )
     elif strength == 1:
         words.append("Not the pixels: a policy that looks at the source region again was switched on")

@@ -8,7 +8,8 @@ two hair colours at once are then as rare as they are in the data. The groups ha
 carries the most information about their joint distribution (Chow & Liu, *Approximating discrete probability
 distributions with dependence trees*, 1968), so a goatee is drawn knowing whether there is make-up. Only
 counts are kept, none of them made of fewer than `MIN_COUNT` rows: rarer combinations are first moved to the
-nearest combination that has as many.
+nearest combination that has as many. In files they are rounded as well, so that no single row shows; that is no
+differential privacy, and the file says so.
 """
 
 from __future__ import annotations
@@ -25,11 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anonymousnet.data.attributes import ATTRIBUTES
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import DataError
-from anonymousnet.privacy.groups import GROUPS, Group, complete, learn_groups
+from anonymousnet.privacy.groups import GROUPS, MIN_COUNT, Group, complete, learn_groups
 
 VERSION = 1
 """Version of the population file; a newer one is refused."""
+ROUNDED = MIN_COUNT
+"""Counts in files are multiples of it."""
+NOTE = (
+    f"Not differentially private: exact counts, rounded to multiples of {ROUNDED}, none of fewer than {ROUNDED} "
+    "people. Who knows all the others, or sees two such files of nearly the same people, may learn about one of them."
+)
+"""Said by every population file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +95,28 @@ class Population:
             below[group.parent] = _together(passed_SX, below.get(group.parent))
         return np.asarray(below[None][0])
 
+    def rounded(self) -> Population:
+        """The same with every count a multiple of ROUNDED.
+
+        From the roots down: each value's rows are shared out again among the values that stood beside it, by largest
+        remainders, so that the counts still add up. A value of which nothing is left is dropped.
+        """
+        groups: list[Group] = []
+        totals: dict[str | None, NDArray[np.int64]] = {None: np.array([max(self.n // ROUNDED, 1)])}
+        left: dict[str | None, NDArray[np.bool_]] = {None: np.ones(1, np.bool_)}
+        for group in self.groups:
+            counts_SV = group.counts_SV[left[group.parent]]
+            shared_SV = np.stack([_shared(*one) for one in zip(counts_SV, totals[group.parent], strict=True)])
+            left[group.name] = np.asarray(shared_SV.any(axis=0))
+            values_VA, shared_SV = group.values_VA[left[group.name]], shared_SV[:, left[group.name]]
+            totals[group.name] = shared_SV.sum(axis=0)
+            groups.append(Group(group.name, group.attributes, group.parent, values_VA, ROUNDED * shared_SV))
+        units = int(totals[None][0])
+        return Population(self.name, ROUNDED * units, np.rint(self.marginals_40 * units) / units, tuple(groups))
+
     def save(self, path: Path) -> None:
-        """Write the counts as JSON."""
-        path.write_text(self.text())
+        """Write the rounded counts as JSON, with what they are not."""
+        resolve_path(path).write_text(json.dumps({"note": NOTE, **json.loads(self.rounded().text())}) + "\n")
 
     def text(self) -> str:
         """The counts as JSON, the same for the same population."""
@@ -111,7 +139,7 @@ class Population:
         """Read a file written by `save`. Raises DataError saying what is wrong with it."""
         remedy = "write it anew with `anonymousnet population`"
         try:
-            tree = json.loads(path.read_text())
+            tree = json.loads(resolve_path(path).read_text())
         except OSError as error:
             raise DataError(f"population file {path}: cannot be read ({error.strerror}); check the path") from error
         except ValueError as error:
@@ -147,6 +175,21 @@ def _together(one_SX: NDArray[np.float64], other_SX: NDArray[np.float64] | None)
         apart = np.flatnonzero(other_SX.any(axis=0))
         joint_SX[:, code | apart] += one_SX[:, [code]] * other_SX[:, apart]
     return joint_SX
+
+
+def _shared(counts_V: NDArray[np.int64], units: np.int64) -> NDArray[np.int64]:
+    """So many units shared out in proportion to counts, at least one for each count above 0, as far as they go."""
+    order = np.argsort(-counts_V, kind="stable")
+    kept = order[: min(int((counts_V > 0).sum()), int(units))]
+    exact = counts_V[kept] * int(units) / counts_V[kept].sum()
+    shared = np.maximum(np.floor(exact).astype(np.int64), 1)
+    while (off := int(units - shared.sum())) != 0:
+        behind = np.where(shared + np.sign(off) >= 1, np.sign(off) * (exact - shared), -np.inf)
+        chosen = np.argsort(-behind, kind="stable")[: abs(off)]
+        shared[chosen[np.isfinite(behind[chosen])]] += np.sign(off)
+    out = np.zeros_like(counts_V)
+    out[kept] = shared
+    return out
 
 
 def _parse(tree: dict[str, Any]) -> Population:

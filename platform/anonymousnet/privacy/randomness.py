@@ -18,7 +18,6 @@ rounds alike everywhere; numpy's log and cos, which differ between processors, a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
@@ -28,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anonymousnet.data.paths import resolve_path
+from anonymousnet.data.store import claim_name, seal_file
 from anonymousnet.errors import ConfigError, PrivacyError
 
 KEY_BYTES = 32
@@ -104,17 +105,28 @@ def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return (exponent - 0.5) * 0.6931471805599453 + 2.0 * s * series
 
 
-def load_key(path: Path) -> bytes:
-    """The 32 secret bytes at `path`, made from the system's generator with mode 0600 if the file is missing.
+def check_key(key: bytes) -> bytes:
+    """The key itself. Raises PrivacyError unless it is 32 bytes: with fewer, or none, all could be guessed."""
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        found = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+        raise PrivacyError(
+            f"key: expected {KEY_BYTES} secret bytes, got {found}; make one with secrets.token_bytes({KEY_BYTES}) and "
+            "keep it, or leave it out: release.key_file is used then"
+        )
+    return key
+
+
+def load_key(path: Path, make: bool = True) -> bytes:
+    """The 32 secret bytes at `path`, made from the system's generator with mode 0600 if the file is missing (`make`).
 
     Safe when many processes start at once: all get the same key. Whoever holds the file can undo every
     release made with it. As with PostgreSQL's keys, a file of root's may be readable by its group (Kubernetes
     mounts secrets so). Raises ConfigError where the path cannot be used, PrivacyError where the key is open
     to others or not 32 bytes.
     """
-    path = path.expanduser()
+    path = resolve_path(path)
     try:
-        if not path.exists():
+        if make and not path.exists():
             _create_key(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -144,10 +156,10 @@ def _create_key(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        seal_file(file, path)
         os.write(file, secrets.token_bytes(KEY_BYTES))
         os.fsync(file)
-        with contextlib.suppress(FileExistsError):  # another process was first: its key is the key
-            os.link(draft, path)
+        claim_name(draft, path)  # where another process was first, its key is the key
     finally:
         os.close(file)
-        os.unlink(draft)
+        draft.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from anonymousnet import weights
 from anonymousnet.align.warp import similarity
 from anonymousnet.config import Config
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.device import Runner, autocast
 from anonymousnet.errors import ConfigError, WeightsError
 from anonymousnet.nets.dlib_resnet import PX, DlibResNet
@@ -156,7 +157,7 @@ def load(spec: str, config: Config, runner: Runner) -> Recogniser:
         return Dlib()
     kind, _, path = spec.partition(":")
     if kind == "onnx" and path:
-        return Onnx(Path(path).expanduser())
+        return Onnx(resolve_path(path))
     raise ConfigError(f"no recogniser '{spec}'; expected ours, dlib or onnx:PATH")
 
 

@@ -41,6 +41,7 @@ KINDS: dict[str, str] = {
     "ImageTooLarge": "the picture has more pixels than allowed",
     "StorageError": "the file could not be opened",
     "BudgetExceeded": "the privacy budget of the person in it was used up",
+    "UnnamedSubject": "a budget is set, and nobody said who is in it",
 }
 """Kinds of quarantine (names of errors) in plain words."""
 
@@ -92,6 +93,8 @@ def release_page(
         reasons=reasons,
         finite=math.isfinite(summary.epsilon),
         factor=_factor(summary.epsilon),
+        counted=config.release.ledger is not None,
+        named=config.release.subjects is not None,
         kept=[_words(name) for name in config.obfuscate.keep],
         outside=[_words(name) for name in ATTRIBUTES if _outside(name, config)] if summary.strength > 0 else [],
         followed=[_words(name) for name in ATTRIBUTES if name in config.obfuscate.followed],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anonymousnet.data.celeba import CROP, HEIGHT, CelebA, large_faces, read_attributes, read_pairs, slack_rows
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.data.shards import is_dataset
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import ConfigError, DataError
@@ -50,7 +51,7 @@ def task_named(name: str) -> type[Task]:
 def celeba_folder() -> Path | None:
     """CelebA's folder from ANONYMOUSNET_CELEBA, or None."""
     named = os.environ.get("ANONYMOUSNET_CELEBA")
-    return Path(named) if named else None
+    return resolve_path(named) if named else None
 
 
 def training_tables(

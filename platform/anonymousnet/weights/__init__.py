@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import WeightsError
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
 from anonymousnet.nets.codes import Codes, CodesConfig
@@ -64,7 +65,7 @@ def folder_of(name: str) -> Path:
     """The folder of shipped weights called `name`, or of a user's own, given by path."""
     if "/" not in name and (SHIPPED / name / "config.json").exists():
         return SHIPPED / name
-    folder = Path(name).expanduser()
+    folder = resolve_path(name)
     if not (folder / "config.json").exists():
         shipped = ", ".join(shipped_names()) or "none"
         raise WeightsError(

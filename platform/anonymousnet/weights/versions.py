@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from anonymousnet import weights
+from anonymousnet.data.paths import resolve_path
 from anonymousnet.errors import StorageError, WeightsError
 
 
@@ -52,7 +53,7 @@ def newest(name: str) -> str:
 
     Raises WeightsError.
     """
-    found = latest_version(Path(name).expanduser()) if "/" in name else None
+    found = latest_version(resolve_path(name)) if "/" in name else None
     return name if found is None else str(found)
 
 

@@ -1,0 +1,137 @@
+"""WebDataset's tars: members that share a name up to the first dot are one sample."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import PurePosixPath
+
+from anonymousnet.config import BulkConfig
+from anonymousnet.data.content import is_picture, is_text
+from anonymousnet.errors import DataError, StorageError
+from anonymousnet.pipelines.samples import Fate, Item, Packed, Released, Rename, check_kept, kind_of, same_suffix
+
+TEXTS = {".txt", ".json", ".jsonl", ".cls", ".cls2", ".id", ".index", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md",
+         ".text", ".caption", ".html"}  # fmt: skip
+"""Endings of texts in archives."""
+
+
+def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Regular files of a tar. Raises DataError: it is damaged, or two have one name."""
+    seen: set[str] = set()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+            for member in archive:
+                stream = archive.extractfile(member) if member.isfile() else None
+                if stream is not None:
+                    if member.name in seen:
+                        raise DataError("expected members of different names, found one name twice; pack it anew")
+                    seen.add(member.name)
+                    yield member.name, stream.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"expected a tar file, found a damaged one ({error}); copy it again") from error
+
+
+def _is_photo(name: str, content: bytes, policy: BulkConfig) -> bool:
+    """By its name or, where other members may be let out, by how it begins."""
+    return kind_of(name) == "photo" or (policy.members == "copy" and is_picture(content))
+
+
+def unpack(data: bytes, policy: BulkConfig) -> list[Item]:
+    """The pictures of a tar, in order. Raises DataError."""
+    return [Item(name, got, _sample(name)[0]) for name, got in _members(data) if _is_photo(name, got, policy)]
+
+
+def _sample(name: str) -> tuple[str, str]:
+    """(sample, extension) of a member: split at the first dot of its last part."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    key, _, extension = base.partition(".")
+    return folder + slash + key, extension
+
+
+def _photos_of(names: Sequence[str]) -> list[str]:
+    """Of a sample's pictures those that it is about: `a.jpg`, not `a.seg.png` or `a.cls`."""
+    named = [name for name in names if kind_of(name) == "photo"]
+    return [name for name in named if "." not in _sample(name)[1]] or named or list(names)
+
+
+def pack(data: bytes, fate: Fate, policy: BulkConfig, rename: Rename) -> Packed:
+    """The tar of the samples that may be let out."""
+    members = [(name, got, _sample(name)[0], _is_photo(name, got, policy)) for name, got in _members(data)]
+    pictures: dict[str, list[str]] = {}
+    for name, _, key, is_photo in members:
+        if is_photo:
+            pictures.setdefault(key, []).append(name)
+    standing = {key for key, names in pictures.items() if fate.stands(_photos_of(names))}
+    new = _NewTar(policy, rename)
+    for name, content, key, is_photo in members:
+        if is_photo and name in fate.released and key in standing:
+            new.photo(name, key, fate.released[name])
+        elif is_photo and key in standing:
+            new.left_out[name] = fate.reason(name)
+        elif not is_photo and (key in standing or key not in pictures):
+            new.other(name, key, content)
+    return new.packed()
+
+
+class _NewTar:
+    """A tar on its way: members get names that say nothing of the source, unless those are kept."""
+
+    def __init__(self, policy: BulkConfig, rename: Rename) -> None:
+        self.policy, self.rename = policy, rename
+        self.names: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._out = io.BytesIO()
+        self._archive = tarfile.open(fileobj=self._out, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - packed()
+
+    def photo(self, name: str, key: str, photo: Released) -> None:
+        """A released photo, and its faces beside it."""
+        self.names[name] = self._named(name, key, photo.suffix, same_suffix(name, photo.suffix))
+        self._add(self.names[name], photo.data)
+        self._add(f"{self.names[name]}.json", json.dumps({"faces": photo.faces}).encode())
+
+    def other(self, name: str, key: str, content: bytes) -> None:
+        """What is no picture: text goes along, where that is wanted."""
+        if self.policy.members == "drop":
+            self.left_out[name] = "bulk.members=drop"
+        elif not is_text(content):
+            self.left_out[name] = "neither a picture nor a text without one"
+        else:
+            ending = PurePosixPath(name).suffix.lower()
+            suffix = ending if ending in TEXTS else ".txt"  # of other names, the end may be somebody's, too
+            try:
+                self._add(self._named(name, key, suffix, True), content)
+            except StorageError as error:
+                self.left_out[name] = str(error)
+
+    def packed(self) -> Packed:
+        """The whole of it."""
+        self._archive.close()
+        return Packed(self._out.getvalue(), self.names, self.left_out)
+
+    def _named(self, name: str, key: str, suffix: str, same: bool) -> str:
+        """A name that is free. Raises StorageError for one that cannot be kept."""
+        if self.policy.names == "kept":
+            kept = name.removeprefix("./")
+            check_kept(kept)
+            whole = PurePosixPath(kept if same else f"{kept}{suffix}")
+            stem, ending = str(whole).removesuffix(whole.suffix), whole.suffix
+        else:
+            stem, ending = self.rename(key), suffix
+        free = f"{stem}{ending}"
+        for number in count(2):
+            if free not in self._taken and f"{free}.json" not in self._taken:
+                return free
+            free = f"{stem}.{number}{ending}"
+        raise AssertionError
+
+    def _add(self, name: str, content: bytes) -> None:
+        """Without owner and time, so that the bytes depend on nothing else."""
+        self._taken.add(name)
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(content), 0o644
+        self._archive.addfile(member, io.BytesIO(content))
