@@ -69,7 +69,8 @@ def main() -> None:
     for name, wanted in (("upright", True), ("turned", False)):
         values = np.array([value for degrees, value in alike if (degrees == 0) == wanted])
         print(
-            f"{name:<8} cosine to the own source: mean {values.mean():.3f}, 0.99 quantile {np.quantile(values, 0.99):.3f}"
+            f"{name:<8} cosine to the own source: mean {values.mean():.3f}, "
+            f"0.99 quantile {np.quantile(values, 0.99):.3f}"
         )
 
 

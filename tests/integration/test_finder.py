@@ -16,7 +16,7 @@ from anonymousnet.align.detect import Detection
 from anonymousnet.align.finder import Face, Finder, from_box, views
 from anonymousnet.align.looks import SHARED, TILE, Proposer, _tiles
 from anonymousnet.align.region import FACE, HEAD
-from anonymousnet.align.warp import TEMPLATE_52, hidden, similarity
+from anonymousnet.align.warp import TEMPLATE_52, owners, similarity
 from anonymousnet.anonymizer import Release
 from anonymousnet.config import Config
 from anonymousnet.data.images import Photo, load_photo
@@ -52,7 +52,7 @@ def opaque(rgb: np.ndarray) -> Photo:
 
 def mask(faces: list[Face], rgb: np.ndarray) -> np.ndarray:
     matrices = np.array([face.matrix_23 for face in faces]).reshape(-1, 2, 3)
-    return hidden(rgb.shape[:2], matrices, PX, FACE)
+    return owners(rgb.shape[:2], matrices, PX, FACE) > 0
 
 
 def open_points(faces: list[Face], rgb: np.ndarray, points_52: np.ndarray) -> int:
@@ -177,7 +177,7 @@ def test_coverage_of_a_face_by_its_own_box_and_by_a_stamp() -> None:
         stamp = matrix * 4
         stamp[:, 2] -= 3 * PX / 2
         assert coverage(seen, stamp, FACE, PX) < 0.3
-        painted = hidden((300, 300), matrix[None], PX, FACE)
+        painted = owners((300, 300), matrix[None], PX, FACE) > 0
         assert painted_share(seen, painted) > 0.9
         assert painted_share(seen, np.zeros((300, 300), bool)) == 0
         assert painted_share(seen, patch(seen, (300, 300))) == 1
