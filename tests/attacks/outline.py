@@ -15,7 +15,7 @@ from anonymousnet.align.warp import owners
 from anonymousnet.privacy.randomness import derive
 from tests.attacks.faces import PX, Aligner, People, folder, interval
 
-PEOPLE, TRIALS = 40, 40
+PEOPLE, TRIALS = 40, 30
 
 
 def main() -> None:
