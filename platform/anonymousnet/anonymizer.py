@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anonymousnet import weights
+from anonymousnet.align.coverage import LEAST, painted_share
 from anonymousnet.align.finder import Finder, smallest_face_px
 from anonymousnet.align.place import Grid, left_to_right
 from anonymousnet.align.region import REGIONS
@@ -33,7 +34,7 @@ from anonymousnet.data.images import Photo, load_photo
 from anonymousnet.data.subjects import BETWEEN
 from anonymousnet.device import Runner
 from anonymousnet.encode import encode_release
-from anonymousnet.errors import NoFaceFound, ProtectionFailed
+from anonymousnet.errors import NoFaceFound, ProtectionFailed, UnpaintedFace
 from anonymousnet.faces import Account, Evidence, FaceBatch, PrivateEvidence, PublicEvidence
 from anonymousnet.nets.embedder import Embedder
 from anonymousnet.parts import Parts
@@ -153,7 +154,14 @@ class Anonymizer:
         found = self.finder(image, self.region, self.face_px)
         if not found:
             raise NoFaceFound("no face was found, so nothing could be protected; leave the photo out")
-        return self.hide(image, self._placed(image, np.stack([face.matrix_23 for face in found])), subject)
+        prepared = self.hide(image, self._placed(image, np.stack([face.matrix_23 for face in found])), subject)
+        # Crops do not lie where their faces do: what the finder held at the alignment must hold at the place.
+        if any(painted_share(face.detection, prepared.hidden_HW) < LEAST for face in found):
+            raise UnpaintedFace(
+                f"expected {LEAST:.0%} or more of every face to be hidden, found less; the photo is withheld: "
+                "leave it out"
+            )
+        return prepared
 
     def _placed(self, image: Photo, matrices_F23: NDArray[np.float64]) -> NDArray[np.float64]:
         """The faces' alignments on the grid, left to right: an order that depends on their places alone."""

@@ -21,7 +21,7 @@ from anonymousnet.config import Config
 from anonymousnet.data.synthetic import render_face, render_page
 from anonymousnet.device import Runner
 from anonymousnet.doctor import guarantee
-from anonymousnet.errors import ConfigError, DataError, StorageError
+from anonymousnet.errors import ConfigError, DataError, StorageError, UnpaintedFace
 from anonymousnet.guarantee import KEY, celeba_photos, examine
 from anonymousnet.nets.classifier import Classifier, ClassifierConfig, Surroundings
 from anonymousnet.nets.generator import Generator, GeneratorConfig
@@ -199,3 +199,14 @@ def test_the_block_that_is_changed_lies_outside_the_region() -> None:
     painted = torch.ones(1, 3, PX, PX)
     pasted = pipeline.paste(prepared.image.rgb, prepared.hidden_HW, painted, prepared.matrices_F23, FACE)
     assert not (changed & (pasted != prepared.image.rgb).any(2)).any()
+
+
+def test_a_place_that_leaves_a_face_open_withholds_the_photo(
+    photos: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small()
+    shift = np.array([[0, 0, PX], [0, 0, 0]])  # a whole crop to the side
+    honest = Anonymizer._placed
+    monkeypatch.setattr(Anonymizer, "_placed", lambda self, image, matrices: honest(self, image, matrices) + shift)
+    with pytest.raises(UnpaintedFace, match="66% or more of every face"):
+        made.prepare(photos[0])
