@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anonymousnet import draw
+from anonymousnet.align.place import RATIO, STEP, TURN
 from anonymousnet.data.attributes import INDEX
 from anonymousnet.metrics.skin import PATCHES
-from anonymousnet.training.augment import jitter_matrices
 from anonymousnet.training.data import FaceTable
 from anonymousnet.training.landmarks import MIRRORED
 
-SHIFT, SCALE, DEGREES = 0.06, 0.10, 7.0
-"""How far alignment may move a crop: share of its side each way, share of its size, angle."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MOST = 4
 """How often an epoch draws the rarest faces."""
@@ -59,8 +57,16 @@ class Faces:
 
 
 def moves(n: int) -> tuple[Tensor, Tensor]:
-    """(similarities (n, 2, 3) at random, as `affine_grid` takes them; whether to mirror (n,))."""
-    return jitter_matrices(n, DEGREES, SCALE, SHIFT), draw.uniform(n) < 0.5
+    """(similarities (n, 2, 3) as `affine_grid` takes them; whether to mirror (n,)).
+
+    Distributed as alignment's places are about faces (`align.place`): a face lies anywhere between two grid points, and
+    either is drawn. So each axis differs by the difference of two uniforms, in steps of the grid.
+    """
+    size, angle, right, down = (draw.uniform(n, 4) - draw.uniform(n, 4)).unbind(1)
+    zoom, angle = RATIO**size, angle * TURN
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    right, down = 2 * STEP * zoom * right, 2 * STEP * zoom * down  # `affine_grid` counts half sides
+    return torch.stack([torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)], 1), draw.uniform(n) < 0.5
 
 
 def no_moves(n: int) -> tuple[Tensor, Tensor]:
