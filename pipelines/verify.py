@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anonymousnet.errors import DataError, StorageError
-from anonymousnet.pipelines.bulk_plan import address_of
-from anonymousnet.pipelines.manifest import STATEMENT, opened
+from anonymousnet.pipelines.bulk_plan import RESERVED, STATEMENT, address_of
+from anonymousnet.pipelines.manifest import opened
 from anonymousnet.pipelines.storage import PATIENT, Storage, storage_of
 
 NAMED = 1000
@@ -91,7 +91,7 @@ def _expect(place: Storage, statement: dict[str, Any], names: sqlite3.Connection
     """Write down every object that the statement speaks of. A part that is not the signed one is not believed."""
     for name, sha256 in statement["files"].items():
         names.execute("INSERT INTO objects (name, sha256) VALUES (?, ?)", (name, sha256))
-        if not name.endswith(".parquet"):
+        if not name.startswith(f"{RESERVED}/part-"):
             continue
         try:
             data = place.fetch(name).data
