@@ -325,9 +325,9 @@ def test_paths_are_read_as_they_are_typed(
     assert Path(anonymize("../in", ".", config).private).parent == tmp_path / "empty-private"
     assert (tmp_path / "empty" / "one.jpg").exists()
     summary = anonymize("../in/one.jpg", "~/out", config, "~/deep/audit")
-    assert summary.private == str(tmp_path / "home" / "deep" / "audit")
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "home" / "deep" / "audit").iterdir()}
-    assert (modes, (tmp_path / "home" / "deep" / "audit").stat().st_mode & 0o777) == ({0o600}, 0o700)
+    assert Path(summary.private).parent == tmp_path / "home" / "deep" / "audit"
+    audit = tmp_path / "home" / "deep" / "audit"
+    assert {path.stat().st_mode & 0o777 for path in (audit, *audit.rglob("*"))} == {0o600, 0o700}
     (tmp_path / "open").mkdir(mode=0o755)
     with pytest.raises(PrivacyError, match="chmod 700"):
         anonymize("../in", "../other", config, "../open")

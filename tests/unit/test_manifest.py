@@ -139,6 +139,7 @@ def test_a_statement_is_believed_only_as_it_was_signed() -> None:
 
 
 def test_places_must_lie_apart(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
     lying = [("s3://a/x", "s3://a/x", "s3://b"), ("s3://a", "s3://a/x", "s3://b"),
              ("s3://a/x", "s3://b/y", "s3://b"), (f"{tmp_path}/in", f"{tmp_path}/in/out", None)]  # fmt: skip
     for src, dst, audit in lying:

@@ -98,11 +98,6 @@ def test_nothing_private() -> None:
     assert "people.json" in html
 
 
-def test_time_stays_out_so_that_a_repeated_release_has_the_same_page() -> None:
-    assert page() == page(summary(seconds=1.5, photos_per_second=8.0))
-    assert page() == page()
-
-
 def test_hostile_names_are_text() -> None:
     html = page(faces=[shown(HOSTILE)], config=Config.load(None, ["release.name='<img src=x>'"]))
     tags = Outline(html).seen
