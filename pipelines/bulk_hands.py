@@ -44,9 +44,8 @@ class Hands:
             self.take(WHOLE)
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is not None:
-            self.take(None)  # it ends, and does not die
+    def __exit__(self, *_: object) -> None:
+        self.take(None)  # whatever it ends with, it does not die
 
     def take(self, label: str | None) -> None:
         """Write down what is worked on from now on; None: nothing."""

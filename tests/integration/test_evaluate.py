@@ -20,8 +20,8 @@ from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import AnonymousNetError
 from anonymousnet.evaluation import THIS, Evaluation, evaluate
-from anonymousnet.pipelines.bulk import anonymize
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
+from anonymousnet.pipelines.bulk import anonymize
 from anonymousnet.privacy import examine, sweep
 from anonymousnet.privacy.finetune import Effort
 

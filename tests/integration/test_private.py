@@ -22,9 +22,9 @@ from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.synthetic import render_face
 from anonymousnet.doctor import guarantee
 from anonymousnet.errors import ConfigError
-from anonymousnet.pipelines.bulk import anonymize
 from anonymousnet.guarantee import examine
 from anonymousnet.nets.classifier import Classifier
+from anonymousnet.pipelines.bulk import anonymize
 
 POLICIES = [
     [],
