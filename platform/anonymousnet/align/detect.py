@@ -28,8 +28,8 @@ SMALL = 192
 LARGE = 320
 """Faces taller or wider than this many network pixels are left to the look at a quarter of the size."""
 STEP = 64
-"""Pictures are padded to multiples of this. The network asks for multiples of 32; OpenVINO prepares itself for every new
-shape, as long as a look takes."""
+"""Pictures are padded to multiples of this. The network asks for 32; OpenVINO prepares itself for every new shape, as
+long as a look takes."""
 OVERLAP = 0.3
 """Two boxes that share more than this (intersection over union) are one face."""
 

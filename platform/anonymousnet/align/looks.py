@@ -51,8 +51,9 @@ class Proposer:
     def whole(self, rgb: Rgb, threshold: float, quarters: Sequence[int]) -> Iterator[Detection]:
         """Faces above `threshold` in the whole photo, turned by each of these quarters (0 to 3)."""
         for scale in scales(rgb.shape, self.config.detector_side):
+            upright, small = _resized(rgb, scale) if 0 in quarters else rgb, _resized(rgb, scale * TURNED)
             for quarter in quarters:
-                seen = _resized(rgb, scale * (1 if quarter == 0 else TURNED))
+                seen = small if quarter else upright
                 yield from self._seen(seen, quarter, (0, 0), rgb.shape, seen.shape, threshold)
 
     def tiled(self, rgb: Rgb, threshold: float) -> Iterator[Detection]:
