@@ -41,11 +41,11 @@ def placed(canvas: Rgb, face: Rgb, px: float, quarter: int, corner: tuple[int, i
         x, y, w, h = y, w - x, h, w
     y0, x0 = corner
     canvas[y0 : y0 + small.shape[0], x0 : x0 + small.shape[1]] = small
-    return np.stack([x, y], 1) + (x0, y0)
+    return np.stack([x + x0, y + y0], 1)
 
 
 def crowd(people: People, shape: tuple[int, int]) -> tuple[Rgb, list[tuple[int, np.ndarray]]]:
-    """A photo of 41 faces on a smooth ground: 8 sizes in 4 orientations, and 9 near ones; each face's size and points."""
+    """A photo of 41 faces on a smooth ground: 8 sizes in 4 orientations, and 9 near ones; sizes and points."""
     rng = np.random.default_rng(shape[0])
     ground = rng.integers(60, 200, (*(side // 200 for side in shape), 3)).astype(np.uint8)
     canvas = np.array(Image.fromarray(ground).resize(shape[::-1], Image.Resampling.BICUBIC))
