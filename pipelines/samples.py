@@ -19,12 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from anonymousnet.config import BulkConfig
+from anonymousnet.data.archives import LARGEST as LARGEST
+from anonymousnet.data.archives import check_archive
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import PHOTO_SUFFIXES
-from anonymousnet.errors import DataError, StorageError
+from anonymousnet.errors import AnonymousNetError, DataError, StorageError
 
-LARGEST = 512 << 20
-"""Bytes; a larger object is withheld: it travels through memory in one piece."""
 FACE = pa.struct([
     ("attributes", pa.struct([(name, pa.bool_()) for name in ATTRIBUTES])),  # as Stage II released them
     ("landmarks", pa.list_(pa.float32(), 10)),  # 5 x, y in pixels of the photo: where the painted face has them
@@ -105,7 +105,14 @@ def unpack(kind: str, data: bytes, policy: BulkConfig) -> list[Item]:
         return [Item("", data)]
     from anonymousnet.pipelines import tables, tars
 
-    found = tars.unpack(data, policy) if kind == "webdataset" else tables.unpack(data, policy)
+    try:
+        check_archive("webdataset" if kind == "webdataset" else "parquet", data)
+        found = tars.unpack(data, policy) if kind == "webdataset" else tables.unpack(data, policy)
+    except (AnonymousNetError, MemoryError):
+        raise
+    except Exception as error:  # types and names may be as odd as anybody can make them
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"expected a {kind} file, found one that does not read ({said}); pack it anew") from error
     if not found:
         raise DataError(f"expected photos in this {kind} file, found none; check that it is whole")
     return found

@@ -5,34 +5,19 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import PurePosixPath
 
 from anonymousnet.config import BulkConfig
 from anonymousnet.data.content import is_picture, is_text
-from anonymousnet.errors import DataError, StorageError
+from anonymousnet.data.tarball import members
+from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.samples import Fate, Item, Packed, Released, Rename, check_kept, kind_of, same_suffix
 
 TEXTS = {".txt", ".json", ".jsonl", ".cls", ".cls2", ".id", ".index", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md",
          ".text", ".caption", ".html"}  # fmt: skip
 """Endings of texts in archives."""
-
-
-def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Regular files of a tar. Raises DataError: it is damaged, or two have one name."""
-    seen: set[str] = set()
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
-            for member in archive:
-                stream = archive.extractfile(member) if member.isfile() else None
-                if stream is not None:
-                    if member.name in seen:
-                        raise DataError("expected members of different names, found one name twice; pack it anew")
-                    seen.add(member.name)
-                    yield member.name, stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"expected a tar file, found a damaged one ({error}); copy it again") from error
 
 
 def _is_photo(name: str, content: bytes, policy: BulkConfig) -> bool:
@@ -42,7 +27,8 @@ def _is_photo(name: str, content: bytes, policy: BulkConfig) -> bool:
 
 def unpack(data: bytes, policy: BulkConfig) -> list[Item]:
     """The pictures of a tar, in order. Raises DataError."""
-    return [Item(name, got, _sample(name)[0]) for name, got in _members(data) if _is_photo(name, got, policy)]
+    found = (one for one in members(data) if not one.unread and _is_photo(one.name, one.data, policy))
+    return [Item(one.name, one.data, _sample(one.name)[0]) for one in found]
 
 
 def _sample(name: str) -> tuple[str, str]:
@@ -60,14 +46,18 @@ def _photos_of(names: Sequence[str]) -> list[str]:
 
 def pack(data: bytes, fate: Fate, policy: BulkConfig, rename: Rename) -> Packed:
     """The tar of the samples that may be let out."""
-    members = [(name, got, _sample(name)[0], _is_photo(name, got, policy)) for name, got in _members(data)]
+    new, found = _NewTar(policy, rename), []
+    for one in members(data):
+        if one.unread:
+            new.left_out[one.name] = one.unread
+        else:
+            found.append((one.name, one.data, _sample(one.name)[0], _is_photo(one.name, one.data, policy)))
     pictures: dict[str, list[str]] = {}
-    for name, _, key, is_photo in members:
+    for name, _, key, is_photo in found:
         if is_photo:
             pictures.setdefault(key, []).append(name)
     standing = {key for key, names in pictures.items() if fate.stands(_photos_of(names))}
-    new = _NewTar(policy, rename)
-    for name, content, key, is_photo in members:
+    for name, content, key, is_photo in found:
         if is_photo and name in fate.released and key in standing:
             new.photo(name, key, fate.released[name])
         elif is_photo and key in standing:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from anonymousnet.data import decode, images
+from anonymousnet.data import decode
 from anonymousnet.data.images import Photo, encode_photo, find_photos, load_photo
 from anonymousnet.errors import (
     EmptyImage,

@@ -1,6 +1,6 @@
-"""The pixels of a picture file: upright, sRGB, 8 bits. Imported by the process that reads strangers' files: few modules.
+"""The pixels of a picture file: upright, sRGB, 8 bits. `images.load_photo` is what others call.
 
-`images.load_photo` is what others call.
+Imported by the process that reads strangers' files (`sandbox`): few modules.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ PHOTO_SUFFIXES: frozenset[str] = frozenset({
 })  # fmt: skip
 """Lower-case file suffixes that `find_photos` takes for pictures."""
 
-SECONDS, PIXELS_PER_SECOND = 10, 4_000_000
+SECONDS, PIXELS_PER_SECOND = 10, 2_000_000
 """CPU seconds that any photo may take to decode, and pixels for which one more is allowed: JPEG 2000 needs them."""
-MEMORY, MEMORY_PER_PIXEL = 1 << 30, 32
+MEMORY, MEMORY_PER_PIXEL = 1 << 30, 40
 """The same in bytes: a picture, its copy that is turned, and what its decoder keeps."""
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}
@@ -69,7 +69,7 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
 
 
 def bounds(max_pixels: int) -> sandbox.Bounds:
-    """What decoding one file may use, where photos of so many pixels are allowed: of 64 million, 26 s and 3 GiB."""
+    """What decoding one file may use, where photos of so many pixels are allowed: of 64 million, 42 s and 3.4 GiB."""
     return sandbox.Bounds(SECONDS + max_pixels // PIXELS_PER_SECOND, MEMORY + MEMORY_PER_PIXEL * max_pixels)
 
 
@@ -157,7 +157,7 @@ def _decoded(source: BinaryIO | bytes, name: str, max_pixels: int) -> Photo:
         rgb = np.empty((height, width, 3), np.uint8)
         alpha = np.empty((height, width), np.uint8) if told["alpha"] else None
         for pixels in (rgb, alpha):
-            if pixels is not None and file.readinto(memoryview(pixels).cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
+            if pixels is not None and file.readinto(memoryview(pixels).cast("B")) != pixels.nbytes:  # type: ignore[attr-defined, arg-type]
                 raise UnreadableImage(f"{name}: the picture breaks its decoder (too few pixels); export it again")
     blocks = Blocks(tuple(told["size"]), tuple(told["origin"]))
     return Photo(rgb, alpha, told["format"], blocks, told["later_frames"])

@@ -35,8 +35,10 @@ KILLS = 3
 START_S = 60.0
 _PASSED = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
 """What the process may know of our environment: where libraries lie."""
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-"""Each thread would reserve memory of its own."""
+_FRUGAL = {
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system",
+}  # fmt: skip
+"""Each thread would reserve memory of its own, and so would allocators."""
 _START = "import sys; sys.path[:] = {path!r}; from anonymousnet.data.sandbox import main; main(int(sys.argv[1]))"
 _READY = {"ready": True}
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -97,7 +99,7 @@ class _Process:
             with there:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-c", start, str(there.fileno())], pass_fds=[there.fileno()],
-                    env={**known, **_ONE_THREAD}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    env={**known, **_FRUGAL}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )  # fmt: skip
         except OSError as error:
@@ -217,7 +219,7 @@ def _as_file(source: BinaryIO | bytes) -> BinaryIO:
 def _memory_file() -> BinaryIO:
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("anonymousnet"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its user closes it
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _send(to: socket.socket, message: dict[str, Any], *handles: int) -> None:
