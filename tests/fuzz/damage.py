@@ -89,6 +89,8 @@ def header(data: bytes, others: list[bytes], rng: Random) -> bytes:
 
 def _tar_header(data: bytes, others: list[bytes], rng: Random) -> bytes:
     heads = [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
+    if not heads:
+        return flip(data, others, rng)
     at = heads[int(rng.integers(len(heads)))]
     head = bytearray(flip(data[at : at + 512], others, rng))
     if rng.random() < 0.5:  # kinds of members that are no files
