@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from anonymousnet.config import BulkConfig
 from anonymousnet.data.content import is_picture, is_text
-from anonymousnet.data.tarball import members
+from anonymousnet.data.tarball import Member, members
 from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.samples import Fate, Item, Packed, Released, Rename, check_kept, kind_of, same_suffix
 
@@ -20,15 +20,32 @@ TEXTS = {".txt", ".json", ".jsonl", ".cls", ".cls2", ".id", ".index", ".csv", ".
 """Endings of texts in archives."""
 
 
-def _is_photo(name: str, content: bytes, policy: BulkConfig) -> bool:
-    """By its name or, where other members may be let out, by how it begins."""
-    return kind_of(name) == "photo" or (policy.members == "copy" and is_picture(content))
-
-
 def unpack(data: bytes, policy: BulkConfig) -> list[Item]:
-    """The pictures of a tar, in order. Raises DataError."""
-    found = (one for one in members(data) if not one.unread and _is_photo(one.name, one.data, policy))
-    return [Item(one.name, one.data, _sample(one.name)[0]) for one in found]
+    """The pictures of a tar, in order; where others are dropped, those alone that samples are about.
+
+    Raises DataError.
+    """
+    return [Item(one.name, one.data, key) for one, key, is_photo in _sorted_out(data, policy) if is_photo]
+
+
+def _sorted_out(data: bytes, policy: BulkConfig) -> list[tuple[Member, str, bool]]:
+    """Members, their samples, and whether they are photos to be released."""
+    found = [(one, _sample(one.name)[0], _is_picture(one, policy)) for one in members(data)]
+    if policy.members == "copy":
+        return found
+    pictures: dict[str, list[str]] = {}
+    for one, key, shown in found:
+        if shown:
+            pictures.setdefault(key, []).append(one.name)
+    meant = {name for names in pictures.values() for name in _photos_of(names)}
+    return [(one, key, one.name in meant) for one, key, _ in found]
+
+
+def _is_picture(member: Member, policy: BulkConfig) -> bool:
+    """By its name or, where other members may be let out, by how it begins."""
+    if member.unread:
+        return False
+    return kind_of(member.name) == "photo" or (policy.members == "copy" and is_picture(member.data))
 
 
 def _sample(name: str) -> tuple[str, str]:
@@ -46,24 +63,21 @@ def _photos_of(names: Sequence[str]) -> list[str]:
 
 def pack(data: bytes, fate: Fate, policy: BulkConfig, rename: Rename) -> Packed:
     """The tar of the samples that may be let out."""
-    new, found = _NewTar(policy, rename), []
-    for one in members(data):
-        if one.unread:
-            new.left_out[one.name] = one.unread
-        else:
-            found.append((one.name, one.data, _sample(one.name)[0], _is_photo(one.name, one.data, policy)))
+    found, new = _sorted_out(data, policy), _NewTar(policy, rename)
     pictures: dict[str, list[str]] = {}
-    for name, _, key, is_photo in found:
+    for one, key, is_photo in found:
         if is_photo:
-            pictures.setdefault(key, []).append(name)
+            pictures.setdefault(key, []).append(one.name)
     standing = {key for key, names in pictures.items() if fate.stands(_photos_of(names))}
-    for name, content, key, is_photo in found:
-        if is_photo and name in fate.released and key in standing:
-            new.photo(name, key, fate.released[name])
+    for one, key, is_photo in found:
+        if is_photo and one.name in fate.released and key in standing:
+            new.photo(one.name, key, fate.released[one.name])
         elif is_photo and key in standing:
-            new.left_out[name] = fate.reason(name)
+            new.left_out[one.name] = fate.reason(one.name)
+        elif one.unread:
+            new.left_out[one.name] = one.unread
         elif not is_photo and (key in standing or key not in pictures):
-            new.other(name, key, content)
+            new.other(one.name, key, one.data)
     return new.packed()
 
 
