@@ -77,7 +77,9 @@ def _solved(config: Config, asked: Asked) -> float:
 
 
 def within(place: str, allowed: str) -> bool:
-    """Whether s3://bucket/prefix lies in an allowed place."""
+    """Whether s3://bucket/prefix lies in an allowed place, and leads nowhere else."""
+    if any(part in ("", ".", "..") for part in place.rstrip("/").split("/")[2:]):
+        return False
     return f"{place.rstrip('/')}/".startswith(f"{allowed.rstrip('/')}/")
 
 

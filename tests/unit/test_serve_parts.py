@@ -216,6 +216,8 @@ class TestJobs:
         assert jobs.within("s3://photos", "s3://photos/")
         assert not jobs.within("s3://photos/public-not", "s3://photos/public")
         assert not jobs.within("s3://photos", "s3://photos/public")
+        for place in ("s3://photos/public/../private", "s3://photos/public/./x", "s3://photos/public//x"):
+            assert not jobs.within(place, "s3://photos/public"), place
 
     def test_the_command_is_one_that_there_is(self) -> None:
         config = Config.load(None, ["serve.buckets=[s3://photos]", "serve.audit=s3://private", "obfuscate.t=0.5",

@@ -74,7 +74,7 @@ def _headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if archive.offset <= at:  # a size below zero: the same members would come for ever
             raise DataError("expected members one behind the other, found one that leads back; pack it anew")
         at = archive.offset
-        archive.members.clear()  # it would keep them all
+        archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         if not header.isdir():
             yield header
 
