@@ -28,8 +28,9 @@ from typing import Any, BinaryIO
 from anonymousnet import errors
 from anonymousnet.errors import AnonymousNetError, ConfigError
 
-WALL = 6
-"""Seconds on the clock for each of CPU: machines are busy. What waits for itself uses none, and would wait for ever."""
+IDLE_S = 10.0
+"""What uses no CPU for twice so long waits for itself, and would do so for ever. A busy machine is no photo's fault: what
+uses some CPU may take as long as it takes."""
 KILLS = 3
 """How often a task may be killed from outside (the kernel is out of memory) before its file is to blame."""
 START_S = 60.0
@@ -119,17 +120,17 @@ class _Process:
     ) -> tuple[dict[str, Any], BinaryIO]:
         """One task; whatever goes wrong on the way, the process is stopped then."""
         self.tasks += 1
-        self._socket.settimeout(WALL * bounds.seconds)
         asked = {"task": task, "seconds": bounds.seconds, "memory": bounds.memory, "arguments": arguments}
         try:
             with _as_file(source) as file:
                 _send(self._socket, asked, file.fileno())
+                self._await()
                 answer, handle = _receive(self._socket)
             if "stopped" in answer or ("error" not in answer and handle is None):
                 raise Stopped(str(answer.get("stopped", "crash")), str(answer.get("found", "no answer")))
         except TimeoutError:
             self.stop(at_once=True)
-            raise Stopped("time", f"no answer after {WALL * bounds.seconds} s") from None
+            raise Stopped("time", f"a decoder that waits for itself, for {2 * IDLE_S:g} s") from None
         except (OSError, EOFError, ValueError) as error:
             self.stop()
             raise self._ended(bounds) from error
@@ -140,6 +141,28 @@ class _Process:
             raise _error_of(answer)
         assert handle is not None
         return answer["answer"], os.fdopen(handle, "rb")
+
+    def _await(self) -> None:
+        """Wait for an answer. Raises TimeoutError where the process does nothing."""
+        seen, idle = -1.0, 0
+        self._socket.settimeout(IDLE_S)
+        while idle < 2:
+            with contextlib.suppress(TimeoutError):
+                self._socket.recv(1, socket.MSG_PEEK)
+                return self._socket.settimeout(None)
+            used, busy = self._effort()
+            idle, seen = 0 if busy or used != seen else idle + 1, used
+        raise TimeoutError
+
+    def _effort(self) -> tuple[float, bool]:
+        """CPU seconds that the process has used, and whether it would like more."""
+        import psutil
+
+        try:
+            process = psutil.Process(self._process.pid)
+            return sum(process.cpu_times()[:2]), process.status() == psutil.STATUS_RUNNING
+        except psutil.Error:  # it is gone: its end of the socket says so next
+            return 0.0, True
 
     def stop(self, at_once: bool = False) -> None:
         """End the process: it leaves by itself once it is idle."""
@@ -233,7 +256,8 @@ def _receive(there: socket.socket) -> tuple[dict[str, Any], int | None]:
     data, handle = b"", None
     while not data.endswith(b"\n"):
         part, handles, _, _ = socket.recv_fds(there, 1 << 16, 1)
-        handle = handles[0] if handles else handle
+        for handle in handles:
+            os.set_inheritable(handle, False)
         if not part:
             raise EOFError
         data += part
@@ -247,6 +271,8 @@ def main(handle: int) -> None:
     """Answer one task after the other, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for our parent, which then leaves
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold photos
+    with contextlib.suppress(OSError):  # where memory runs out, the kernel is to end this process and not the job's
+        Path("/proc/self/oom_score_adj").write_text("1000")
     with socket.socket(fileno=handle) as there:
         _send(there, _READY)
         with contextlib.suppress(EOFError, ConnectionError):
