@@ -29,8 +29,8 @@ from anonymousnet import errors
 from anonymousnet.errors import AnonymousNetError, ConfigError
 
 IDLE_S = 10.0
-"""What uses no CPU for twice so long waits for itself, and would do so for ever. A busy machine is no photo's fault: what
-uses some CPU may take as long as it takes."""
+"""What uses no CPU for twice so long waits for itself, and would for ever. A busy machine is no photo's fault: what uses
+some CPU may take as long as it takes."""
 KILLS = 3
 """How often a task may be killed from outside (the kernel is out of memory) before its file is to blame."""
 START_S = 60.0
