@@ -29,8 +29,8 @@ from anonymousnet import errors
 from anonymousnet.errors import AnonymousNetError, ConfigError
 
 IDLE_S = 10.0
-"""What uses no CPU for twice so long waits for itself, and would for ever. A busy machine is no photo's fault: what uses
-some CPU may take as long as it takes."""
+"""What uses no CPU for twice so long waits for itself, and would for ever. A busy machine is no photo's fault: what
+uses some CPU may take as long as it takes."""
 KILLS = 3
 """How often a task may be killed from outside (the kernel is out of memory) before its file is to blame."""
 START_S = 60.0
@@ -121,11 +121,11 @@ class _Process:
         """One task; whatever goes wrong on the way, the process is stopped then."""
         self.tasks += 1
         asked = {"task": task, "seconds": bounds.seconds, "memory": bounds.memory, "arguments": arguments}
+        file = _as_file(source)
         try:
-            with _as_file(source) as file:
-                _send(self._socket, asked, file.fileno())
-                self._await()
-                answer, handle = _receive(self._socket)
+            _send(self._socket, asked, file.fileno())
+            self._await()
+            answer, handle = _receive(self._socket)
             if "stopped" in answer or ("error" not in answer and handle is None):
                 raise Stopped(str(answer.get("stopped", "crash")), str(answer.get("found", "no answer")))
         except TimeoutError:
@@ -137,6 +137,8 @@ class _Process:
         except BaseException:  # an interrupt among them: what is still being worked on would be the next one's answer
             self.stop(at_once=True)
             raise
+        finally:
+            file.close()
         if "error" in answer:
             raise _error_of(answer)
         assert handle is not None
@@ -227,15 +229,25 @@ def _error_of(answer: dict[str, Any]) -> AnonymousNetError:
 
 
 def _as_file(source: BinaryIO | bytes) -> BinaryIO:
-    """An open file of its own from its beginning."""
-    if not isinstance(source, bytes):
-        handle = os.dup(source.fileno())
-        os.lseek(handle, 0, os.SEEK_SET)
-        return os.fdopen(handle, "rb")
+    """An open file of its own from its beginning. Raises ConfigError where this machine has no memory for one."""
+    try:
+        if isinstance(source, bytes):
+            return _file_of([source])
+        file = os.fdopen(os.dup(source.fileno()), "rb")
+        file.seek(0)
+        return file
+    except OSError as error:
+        raise ConfigError(f"cannot hand a file to the process that reads it ({error}); check the memory") from error
+
+
+def _file_of(parts: Iterable[Any]) -> BinaryIO:
+    """A file of all these bytes, at its beginning."""
     file = _memory_file()
-    file.write(source)
-    file.flush()
-    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[file.write(view) :]
+    file.seek(0)
     return file
 
 
@@ -303,17 +315,6 @@ def _answer(there: socket.socket, message: dict[str, Any], stream: BinaryIO) -> 
         _send(there, {"stopped": "crash", "found": " ".join(f"{type(error).__name__} {error}".split())})
         return False
     return True
-
-
-def _file_of(parts: Iterable[Any]) -> BinaryIO:
-    """A file of all these bytes, at its beginning."""
-    file = _memory_file()
-    for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            view = view[file.write(view) :]
-    file.seek(0)
-    return file
 
 
 def _limit(what: int, most: int) -> None:
