@@ -42,10 +42,11 @@ def _sorted_out(data: bytes, policy: BulkConfig) -> list[tuple[Member, str, bool
 
 
 def _is_picture(member: Member, policy: BulkConfig) -> bool:
-    """By its name or, where other members may be let out, by how it begins."""
+    """By its name or, without a suffix or where other members may be let out, by how it begins."""
     if member.unread:
         return False
-    return kind_of(member.name) == "photo" or (policy.members == "copy" and is_picture(member.data))
+    unnamed = policy.members == "copy" or not PurePosixPath(member.name).suffix
+    return kind_of(member.name) == "photo" or (unnamed and is_picture(member.data))
 
 
 def _sample(name: str) -> tuple[str, str]:
