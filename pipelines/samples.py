@@ -4,9 +4,10 @@
 - *webdataset*: a tar; members that share a name up to the first dot are one sample.
 - *parquet*: a row is a sample.
 
-A sample is let out if its photos are; a picture beside them in which no face is found (a mask) is left out alone. With
-`bulk.members=copy` pictures are known by type and first bytes, whatever they are called: each is de-identified or left
-out, text goes along, and all else is left out. Whatever is left out is named, privately, with its reason.
+A sample is let out if its photos are; what stands beside them (`0.seg.png` beside `0.jpg`) is left out. With
+`bulk.members=copy` pictures are known by type and first bytes, whatever they are called: each is de-identified, or left
+out alone where it shows no face; text goes along, and all else is left out. Whatever is left out is named, privately,
+with its reason.
 """
 
 from __future__ import annotations
