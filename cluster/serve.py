@@ -45,11 +45,12 @@ def _run(config: Config, address: str | None) -> None:
     from anonymousnet.serve.session import running
 
     settings = config.serve
-    with running(config, address) as wait:
+    with running(config, address) as service:
         click.echo(
             f"AnonymousNet answers at http://{settings.host}:{settings.port}/ (API: /openapi.json); Ctrl-C ends it"
         )
-        wait()
+        click.echo(f"metrics: {' '.join(service.metrics)}")
+        service.wait()
     click.echo("ended", err=True)
     sys.exit(0)
 
