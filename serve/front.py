@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,6 +31,8 @@ from anonymousnet.serve.again import Again
 from anonymousnet.serve.body import FORM_BYTES
 from anonymousnet.serve.gate import key_of
 from anonymousnet.serve.keys import Keys
+from anonymousnet.serve.metrics import Metrics
+from anonymousnet.serve.pace import Pace
 from anonymousnet.serve.problems import Problem
 
 ENVIRONMENT = "ANONYMOUSNET_FRONT"
@@ -36,17 +40,22 @@ ENVIRONMENT = "ANONYMOUSNET_FRONT"
 PHOTO_ROUTES = ("/v1/anonymize", "/v1/attributes")
 KEY_ROUTES = (*PHOTO_ROUTES, "/v1/budget", "/v1/jobs", "/v1/turing/results")
 """Beginnings of the paths for which a key is needed where there are any."""
+PROXY = "/-/"
+"""Beginning of the paths that Ray Serve's proxy answers by itself: its health and its routes."""
+HEALTH = (PROXY, "/v1/health/")
 SMALL_BYTES, SMALL_S = 64 << 10, 5.0
 """Largest body of all other requests, and how long it may take."""
 UNDER_WAY = 256
 """Requests under way in one proxy, at most; one more is refused at once."""
+ALWAYS, IN_TIME = 32, 0.75
+"""So many photos are always taken; of more, only what should be answered within this share of the deadline."""
 PHOTOS_HELD = 16
 """Bodies that one proxy holds, at most, counted in photos of the largest size."""
 LINGER_BYTES, LINGER_S = 1 << 20, 1.0
 """So much of a refused body is still taken, and thrown away: a connection that is closed on a client who is writing
 takes the answer with it."""
-INNER = (b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id",
-         b"serve_multiplexed_model_id", b"x-session-id")  # fmt: skip
+INNER = {b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id",
+         b"x-session-id"}  # fmt: skip
 """Headers that steer Ray Serve: a client's own never reach it. With them one could wait, or be computed for, without
 end, or write into logs."""
 
@@ -90,6 +99,7 @@ class Front:
         self.app, self.settings = app, settings
         self.keys = Keys(Path(settings.keys)) if settings.keys else None
         self.under_way, self.held = 0, 0
+        self.pace, self.metrics = Pace(), Metrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -101,15 +111,16 @@ class Front:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         identity = uuid.uuid4().hex
-        others = [(name, value) for name, value in scope["headers"] if name not in INNER]
+        others = [(name, value) for name, value in scope["headers"] if plain(name) not in INNER]
         headers = dict(others)
-        body = _Body(self, receive)
+        body, started = _Body(self, receive), time.perf_counter()
         try:
             self._check(scope, headers)
             await body.read(headers, *self._bounds(scope["path"]))
             ours = {**scope, "headers": [*others, (b"x-request-id", identity.encode())]}
             await self._hand_on(ours, body, send)
         except Problem as problem:
+            self.metrics.answered("front", problem.status, time.perf_counter() - started)
             await _refuse(problem, identity, scope, headers, body, send)
         except _Gone:
             pass
@@ -117,20 +128,38 @@ class Front:
             body.release()
 
     async def _hand_on(self, scope: Scope, body: _Body, send: Send) -> None:
-        if self.under_way >= UNDER_WAY and not scope["path"].startswith("/-/"):
-            raise Problem("busy")
+        self._check_room(scope["path"])  # once more: many bodies may have come together
+        photo, status = scope["path"] in PHOTO_ROUTES, 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
         self.under_way += 1
+        if photo:
+            self.pace.begin()
         try:
-            await self.app(scope, body.again, send)
+            await self.app(scope, body.again, watched)
         finally:
             self.under_way -= 1
+            if photo:
+                self.pace.end(200 <= status < 500)
+
+    def _check_room(self, path: str) -> None:
+        """Raise Problem where this process, or the service behind it, has too much to do: not to say that it lives."""
+        if path.startswith(HEALTH):
+            return
+        wait_s = self.pace.wait_s
+        slow = self.pace.under_way >= ALWAYS and wait_s > IN_TIME * self.settings.deadline_s
+        if self.under_way >= UNDER_WAY or (path in PHOTO_ROUTES and slow):
+            raise Problem("busy", headers={"Retry-After": str(max(1, math.ceil(wait_s)))})
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Raise Problem for what is refused by its head alone."""
-        if scope["path"].startswith("/-/"):
-            return  # the proxy's own health
-        if self.under_way >= UNDER_WAY:
-            raise Problem("busy")
+        self._check_room(scope["path"])
+        if scope["path"].startswith(PROXY):
+            return
         if self.keys is None:
             check_page(scope["method"], headers)
         elif scope["path"].startswith(KEY_ROUTES):
@@ -198,6 +227,11 @@ class _Body:
         whole = b"".join(self._read)
         self._read.clear()
         return {"type": "http.request", "body": whole, "more_body": False}
+
+
+def plain(name: bytes) -> bytes:
+    """A header's name as Ray compares it, to which `_` and `-` are the same."""
+    return name.lower().replace(b"_", b"-")
 
 
 class _Gone(Exception):
