@@ -73,17 +73,19 @@ FILE = click.option("--keys", "file", type=FOLDER, default=Path("~/.anonymousnet
 @click.option("--min-strength", type=float, help="Least strength a request may ask for [as the server's].")
 @click.option("--budget", type=float, help="Most epsilon that all photos of the key may spend together [no limit].")
 @click.option("--per-minute", type=int, help="Photos in any minute [no limit].")
+@click.option("--bucket", "buckets", multiple=True,
+              help="A place such as s3://photos/acme that its jobs may use; repeatable [serve.buckets].")  # fmt: skip
 @JSON
 @plain_errors
 def new(
     name: str, file: Path, max_epsilon: float | None, min_strength: float | None, budget: float | None,
-    per_minute: int | None, as_json: bool,
+    per_minute: int | None, buckets: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Make a key called NAME and print it: only its hash is kept, so nobody can show it again."""
     from anonymousnet.serve.keys import new_key
 
     secret = new_key(file, name, max_epsilon=max_epsilon, min_strength=min_strength, budget=budget,
-                     per_minute=per_minute)  # fmt: skip
+                     per_minute=per_minute, buckets=buckets or None)  # fmt: skip
     show({"name": name, "key": secret}, as_json, [secret])
 
 
@@ -97,7 +99,10 @@ def list_all(file: Path, as_json: bool) -> None:
 
     found = [key.model_dump(exclude={"sha256"}) for key in Keys(file).all()]
     show({"keys": found}, as_json, [
-        f"{key['name']:<24}" + "  ".join(f"{k} {v:g}" for k, v in key.items() if isinstance(v, float | int))
+        "  ".join([
+            f"{key['name']:<22}", *(f"{k} {v:g}" for k, v in key.items() if isinstance(v, float | int)),
+            *(key["buckets"] or ()),
+        ])
         for key in found
     ])  # fmt: skip
 

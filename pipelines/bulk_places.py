@@ -10,6 +10,7 @@ from anonymousnet.data.paths import beside, resolve_path
 from anonymousnet.data.store import private_folder
 from anonymousnet.errors import ConfigError
 from anonymousnet.pipelines.bulk_plan import address_of
+from anonymousnet.pipelines.s3 import open_to_strangers
 from anonymousnet.pipelines.storage import HURRIED, PATIENT, Bucket, Folder, Storage, storage_of
 
 
@@ -26,6 +27,11 @@ def open_places(src: str, dst: str, audit: str | None, endpoint_url: str | None)
         private = replace(private, private=True)
     for place in (private, source):  # a mistake is told at once, an outage later on is waited out; and there are
         next(hurried(place).scan(), None)  # servers that make a bucket of any name, once something is put there
+    if isinstance(private, Bucket) and (shown := open_to_strangers(private)):
+        raise ConfigError(
+            f"audit place {address_of(private)}: strangers can read this bucket ({shown}), and what undoes a release "
+            "must not be there; choose a private one, or close it"
+        )
     return source, target, private
 
 

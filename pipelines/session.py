@@ -182,4 +182,4 @@ def _machines() -> set[str]:
 
 def software() -> dict[str, str]:
     """What the bytes of a face depend on: versions by name."""
-    return {name: version(name) for name in ("anonymousnet", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")}
+    return {name: version(name) for name in ("anonymousnet", "numpy", "openvino", "pillow", "pyarrow", "torch")}

@@ -52,9 +52,11 @@ class Jobs:
             check_epsilon(asked, await asyncio.to_thread(_solved, self.config, asked), 1)
         except AnonymousNetError as error:
             raise Refused.of(error).problem() from None
+        known = self.config.serve.buckets
         for place in (source, target):
-            if not any(within(place, allowed) for allowed in self.config.serve.buckets):
-                raise Problem("policy", f"{place} is in none of the places that jobs may use here")
+            for allowed in (known, known if asked.buckets is None else asked.buckets):
+                if not any(within(place, one) for one in allowed):
+                    raise Problem("policy", f"{place} is in none of the places that jobs may use here, with this key")
         identity = uuid.uuid4().hex
         command = shlex.join(command_of(self.config, asked, source, target, identity))
         metadata = {"service": "anonymousnet", "key": asked.key or ""}
@@ -80,7 +82,9 @@ def _solved(config: Config, asked: Asked) -> float:
 
 
 def within(place: str, allowed: str) -> bool:
-    """Whether s3://bucket/prefix lies in an allowed place."""
+    """Whether s3://bucket/prefix lies in an allowed place, and leads nowhere else."""
+    if any(part in ("", ".", "..") for part in place.rstrip("/").split("/")[2:]):
+        return False
     return f"{place.rstrip('/')}/".startswith(f"{allowed.rstrip('/')}/")
 
 

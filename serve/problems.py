@@ -61,7 +61,7 @@ KINDS: dict[str, Kind] = {
 
 OF_ERRORS = {
     "EmptyImage": "empty-image", "UnreadableImage": "not-an-image", "TruncatedImage": "truncated-image",
-    "ImageTooLarge": "too-large", "TooManyScans": "not-an-image",
+    "ImageTooLarge": "too-large", "ImageTooSlow": "too-large", "TooManyScans": "not-an-image",
     "NoFaceFound": "no-face", "TooManyFaces": "too-many-faces",
     "ProtectionFailed": "withheld", "UnpaintedFace": "withheld",
     "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
