@@ -67,6 +67,8 @@ class Jobs:
 
     async def state(self, identity: str, key: str | None) -> dict[str, Any]:
         """How far a job is. Raises Problem; a job of another key is not found."""
+        if not self.config.serve.buckets:  # then there is no job server either
+            raise Problem("not-found", "bulk jobs are switched off here")
         info = await _asked_of_ray(lambda client: client.get_job_info(identity))
         if info.metadata != {"service": "anonymousnet", "key": key or ""}:
             raise Problem("not-found", "there is no such job")

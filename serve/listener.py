@@ -36,7 +36,7 @@ class Listener(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     from the same address. Where all are being answered, the new one is refused.
     """
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._since = self.loop.time()
         self._head: asyncio.TimerHandle | None = None

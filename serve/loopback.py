@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 
 def stay_on_loopback() -> None:
     """Have the replicas of this process listen for each other on 127.0.0.1, where Serve's code says `[::]:0`.
@@ -10,5 +13,5 @@ def stay_on_loopback() -> None:
     """
     from ray._common import tls_utils
 
-    listen = tls_utils.add_port_to_grpc_server
+    listen: Callable[[Any, str], int] = tls_utils.add_port_to_grpc_server
     tls_utils.add_port_to_grpc_server = lambda server, where: listen(server, where.replace("[::]", "127.0.0.1"))

@@ -149,7 +149,7 @@ def _start(environment: dict[str, Any], jobs: bool) -> None:
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # Ray reads the environment as it is imported, which may be long ago
     # An agent takes port 52365, or none: the job server of a second Ray on this machine would have no agent.
-    parameter.RayParams = partial(parameter.RayParams, dashboard_agent_listen_port=0)
+    parameter.RayParams = partial(parameter.RayParams, dashboard_agent_listen_port=0)  # type: ignore[misc,assignment]
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program
     ray.init(
         address="local", num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=jobs,
