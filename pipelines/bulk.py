@@ -22,10 +22,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from anonymousnet.align.detect import SHA256
 from anonymousnet.config import Config
 from anonymousnet.data.subjects import read_subjects
 from anonymousnet.errors import ConfigError
+from anonymousnet.nets.centerface_file import SHA256
 from anonymousnet.pipelines.bulk_places import hurried, open_places, replace_name
 from anonymousnet.pipelines.bulk_plan import Job, Survey, address_of, survey
 from anonymousnet.pipelines.jobs import Hold, held
