@@ -119,15 +119,22 @@ def _lines(done: Iterable[Tally], total: int, kept: int) -> Iterable[Tally]:
 @click.command()
 @click.argument("release")
 @click.option("--signer", help="The publisher's public key, as `anonymize` printed it: any other is refused.")
+@click.option("--any-signer", is_flag=True, help="Whoever signed it will do: for releases of your own.")
 @ENDPOINT
 @JSON
 @plain_errors
-def verify(release: str, signer: str | None, endpoint_url: str | None, as_json: bool) -> None:
-    """Check a release's signature and every hash; name what is missing, changed or added (then the status is 1)."""
+def verify(release: str, signer: str | None, any_signer: bool, endpoint_url: str | None, as_json: bool) -> None:
+    """Check a release's signature and every hash; name what is missing, changed or added (then the status is 1).
+
+    Anybody can sign anything: without --signer or --any-signer the status of a whole release is 3.
+    """
+    from anonymousnet.errors import ConfigError
     from anonymousnet.pipelines.verify import verify as check
 
+    if signer and any_signer:
+        raise ConfigError("expected --signer KEY or --any-signer, got both; leave one of them out")
     found = check(release, endpoint_url, signer, bar("objects"))
-    pinned = {None: "not compared: give --signer", True: "as expected", False: "NOT the one expected"}
+    pinned = {None: "not compared: give --signer KEY", True: "as expected", False: "NOT the one expected"}
     named = [f"{what:<9}{name}" for what in found.totals for name in getattr(found, what)]
     show(asdict(found) | {"whole": found.whole}, as_json, [
         *named,
@@ -137,7 +144,9 @@ def verify(release: str, signer: str | None, endpoint_url: str | None, as_json: 
         f"signer   {found.signer} ({pinned[found.expected_signer]})",
         "whole: as it was released" if found.whole else "NOT as it was released",
     ])  # fmt: skip
-    sys.exit(0 if found.whole else 1)
+    if not found.whole:
+        sys.exit(1)
+    sys.exit(0 if signer or any_signer else 3)
 
 
 @click.group()

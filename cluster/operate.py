@@ -31,6 +31,8 @@ def cluster() -> None:
 @click.option("--bucket", default="anonymousnet", show_default=True, help="With photos/, shards/, runs/, released/.")
 @click.option("--audit-bucket", default="anonymousnet-private", show_default=True, help="For private evidence.")
 @click.option("--image", default="anonymousnet", show_default=True, help="Where the images are, without their tags.")
+@click.option("--image-digest", default="", help="sha256:... of the pushed image: machines then run no other.")
+@click.option("--redis-digest", default="", help="The same of Redis's image.")
 @click.option("--region", default="us-east-1", show_default=True, help="AWS region.")
 @click.option("--host", "hosts", multiple=True, help="On premises: an address, the head's first; repeatable.")
 @click.option("--out", type=FOLDER, default=Path("cluster-files"), show_default=True)
@@ -39,8 +41,9 @@ def cluster() -> None:
 @JSON
 @plain_errors
 def render(
-    sizes: tuple[str, ...], gpu: str, task: str, bucket: str, audit_bucket: str, image: str, region: str,
-    hosts: tuple[str, ...], out: Path, config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
+    sizes: tuple[str, ...], gpu: str, task: str, bucket: str, audit_bucket: str, image: str, image_digest: str,
+    redis_digest: str, region: str, hosts: tuple[str, ...], out: Path, config_file: Path | None,
+    overrides: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Write launcher, Kubernetes, image and dashboard files for a cluster, from the configuration.
 
@@ -53,7 +56,7 @@ def render(
     from anonymousnet.config import Config
 
     config = Config.load(config_file, overrides)
-    choices = Choices(task, bucket, audit_bucket, image, region, hosts)
+    choices = Choices(task, bucket, audit_bucket, image, region, hosts, image_digest, redis_digest)
     found = files([Size.parse(size, gpu) for size in sizes], config, choices)
     write(found, out)
     show({"out": str(out), "files": sorted(found)}, as_json, [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -29,7 +30,8 @@ def preprocess(
     """Detect, align and crop the faces of SRC into sharded Parquet in DST; a killed run goes on where it was.
 
     SRC and DST are folders or s3://bucket/prefix; SRC is in CelebA's layout, or any folder of photos. On a cluster,
-    folders must be on a disk that all machines share, and each machine needs its own AWS credentials.
+    folders must be on a disk that all machines share, and each machine needs its own AWS credentials. Exit status 1:
+    not one face was found.
     """
     from anonymousnet.pipelines.preprocess import preprocess as run
 
@@ -41,6 +43,8 @@ def preprocess(
         f"content  {done.content_sha256}",
         f"card     {done.dst}/card.json",
     ])  # fmt: skip
+    if not done.faces:
+        sys.exit(1)
 
 
 def _bar(done: Iterable[ShardSummary], photos: int) -> Iterable[ShardSummary]:

@@ -1,6 +1,6 @@
 """Cluster files from the one configuration tree: launcher, Kubernetes, images, dashboards.
 
-    images/   Dockerfile.cpu  Dockerfile.cuda  constraints.txt
+    images/   Dockerfile.cpu  Dockerfile.cuda  constraints.txt  lock.txt and its sisters
     watch/    prometheus.yaml  endpoint.json  jobs.json
     SIZE/     anonymousnet.yaml    the configuration, its nulls filled from the size
               launcher/            aws.yaml  on-premises.yaml
@@ -11,6 +11,7 @@ What two files must agree on (replicas, workers, GPUs, batch, ZeRO stage, ports,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 PYTHON = "3.11.13"
 """Of both images: Ray wants the same one on all machines."""
 REDIS = "redis:7.4.2-bookworm"
+DIGEST = re.compile("sha256:[0-9a-f]{64}")
 USER = 10001
 MARK = "Written by `anonymousnet cluster render`: change the configuration and render again."
 CONFIG_FILE = "/etc/anonymousnet/anonymousnet.yaml"
@@ -54,6 +56,10 @@ class Choices:
     region: str = "us-east-1"
     hosts: tuple[str, ...] = field(default=())
     """On premises: the head's address, then the workers'."""
+    image_digest: str = ""
+    """sha256:... that the image has where it was pushed to: machines then take no other. Empty: by its tag alone."""
+    redis_digest: str = ""
+    """The same of Redis's image."""
 
 
 def render(sizes: list[Size], config: Config, choices: Choices) -> dict[str, str]:
@@ -63,11 +69,16 @@ def render(sizes: list[Size], config: Config, choices: Choices) -> dict[str, str
             f"release and private evidence would share bucket {choices.bucket}; give --audit-bucket one that the "
             "release's readers cannot read"
         )
+    for name, digest in (("--image-digest", choices.image_digest), ("--redis-digest", choices.redis_digest)):
+        if digest and not DIGEST.fullmatch(digest):
+            raise ConfigError(f"{name}: expected sha256: and 64 digits, as `docker push` prints it, got '{digest}'")
+    if choices.image_digest and len({bool(size.gpus) for size in sizes}) > 1:
+        raise ConfigError("sizes with and without GPUs have two images; render one of them at a time with its digest")
     common = {"mark": MARK, "python": PYTHON, "user": USER, "version": __version__, "repository": choices.repository}
     environment = _templates()
     found = {
-        f"images/{name}": environment.get_template(f"images/{name}").render(common)
-        for name in ("Dockerfile.cpu", "Dockerfile.cuda", "constraints.txt")
+        name: environment.get_template(name).render(common)
+        for name in environment.list_templates(filter_func=lambda name: name.startswith("images/"))
     }
     found["watch/prometheus.yaml"] = environment.get_template("prometheus.yaml").render(common)
     found["watch/endpoint.json"] = watch.dashboard("AnonymousNet: endpoint", "anonymousnet-endpoint", watch.ENDPOINT)
@@ -87,7 +98,7 @@ def write(files: dict[str, str], out: Path) -> None:
 
 
 def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
-    from anonymousnet.serve.session import PROCESSES
+    from anonymousnet.serve.session import processes
 
     kind, other = ("cuda", "gpu") if size.gpus else ("cpu", "cpu")
     hosts = choices.hosts or tuple(f"192.0.2.{i + 1}" for i in range(size.nodes + 1))  # addresses for examples
@@ -103,7 +114,8 @@ def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
     return {
         "size": size, "task": choices.task, "bucket": choices.bucket, "audit_bucket": choices.audit_bucket,
         "region": choices.region, "hosts": hosts, "example": not choices.hosts,
-        "image": f"{choices.repository}:{__version__}-{kind}", "redis_image": REDIS, "ray": version("ray"),
+        "image": _image(f"{choices.repository}:{__version__}-{kind}", choices.image_digest),
+        "redis_image": _image(REDIS, choices.redis_digest), "ray": version("ray"),
         "config": config.as_yaml().strip() + "\n", "config_path": "../anonymousnet.yaml",
         "group": main, "cpu_nodes": cpu_nodes, "head_instance": HEAD,
         "launcher_groups": [*launcher, *([{**spare, "spot": True}] if cpu_nodes else [])],
@@ -112,8 +124,13 @@ def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
         "bulk_workers": size.nodes * (size.gpus or size.cpus - 2),
         "serve_port": config.serve.port, "serve_config": serve_config(config),
         "keepalive": KEEPALIVE, "keepalive_words": " ".join(f"{name}={value}" for name, value in KEEPALIVE.items()),
-        "serve_processes": {name: value for name, value in PROCESSES.items() if name.startswith("RAY_")},
+        "serve_processes": {name: value for name, value in processes(config).items() if name != "OMP_NUM_THREADS"},
     }  # fmt: skip
+
+
+def _image(name: str, digest: str) -> str:
+    """An image by its tag, and by its bytes where these are known."""
+    return f"{name}@{digest}" if digest else name
 
 
 def _cpu_machine() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from anonymousnet.errors import ConfigError, StorageError
 from anonymousnet.pipelines.bulk_plan import address_of
 from anonymousnet.pipelines.disk import DRAFTS
 from anonymousnet.pipelines.manifest import MARKER
+from anonymousnet.pipelines.s3 import open_to_strangers
 from anonymousnet.pipelines.storage import HURRIED, PATIENT, Bucket, Folder, Storage, storage_of
 
 
@@ -31,6 +32,11 @@ def open_places(
         private = replace(private, private=True)
     for place in (private, source):  # a mistake is told at once, an outage later on is waited out; and there are
         next(hurried(place).scan(), None)  # servers that make a bucket of any name, once something is put there
+    if isinstance(private, Bucket) and (shown := open_to_strangers(private)):
+        raise ConfigError(
+            f"audit place {address_of(private)}: strangers can read this bucket ({shown}), and what undoes a release "
+            "must not be there; choose a private one, or close it"
+        )
     return source, target, private
 
 

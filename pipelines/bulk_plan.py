@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from anonymousnet.config import Config
@@ -18,7 +19,7 @@ from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.data.content import FIRST_BYTES, is_picture
 from anonymousnet.errors import DataError, MachineError, StorageError
 from anonymousnet.pipelines.samples import Item, Released, check_kept, kind_of, same_suffix
-from anonymousnet.pipelines.source import LISTS
+from anonymousnet.pipelines.source import LISTS, fetch_list
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
@@ -260,12 +261,9 @@ def address_of(place: Any) -> str:
 
 
 def _is_celeba(place: Storage) -> bool:
-    try:
-        place.fetch(LISTS[0])
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StorageError(f"cannot read {LISTS[0]} in {address_of(place)}: {error.strerror}; check it") from error
+    with TemporaryDirectory() as temporary:
+        if fetch_list(place, LISTS[0], Path(temporary)) is None:
+            return False
     return next(place.scan(below=f"{ALIGNED}/"), None) is not None
 
 

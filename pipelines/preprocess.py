@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from anonymousnet.align.detect import SHA256
 from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
-from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import ConfigError, StorageError
+from anonymousnet.nets.centerface_file import SHA256
 from anonymousnet.pipelines.session import Again, persistently, ray_session
 from anonymousnet.pipelines.software import software
 from anonymousnet.pipelines.source import Labels, Source, read_source
@@ -61,6 +60,8 @@ class Job:
     source: Storage
     target: Storage
     layout: str
+    below: str
+    """Where the photos lie in the source."""
     face_px: int
     align: AlignConfig
 
@@ -98,7 +99,7 @@ def preprocess(
     settings = {"shards": len(plan), **align.model_dump(), **_networks(align), **software()}
     job = Job(
         hashlib.sha256(json.dumps([store.FORMAT, face_px, source.fingerprint, settings]).encode()).hexdigest(),
-        source.place, storage_of(dst, endpoint_url), source.layout, face_px, align,
+        source.place, storage_of(dst, endpoint_url), source.layout, source.below, face_px, align,
     )  # fmt: skip
     _check_target(job.target)
     finished = {one.file: one for one in _finished(job, plan)}
@@ -208,11 +209,10 @@ def _pipeline(job: Job, todo: list[Shard], workers: int) -> Any:
 
 def _read(row: dict[str, Any], job: Job) -> dict[str, Any]:
     """Add the photos' bytes, or the reason why one cannot be read. Raises StorageError when storage is out of reach."""
-    folder = f"{ALIGNED}/" if job.layout == "celeba" else ""
 
     def read(name: str) -> bytes | str:
         try:
-            return job.source.read(folder + name)
+            return job.source.read(job.below + name)
         except OSError as error:
             return f"cannot read it: {error.strerror or 'gone since it was listed'}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,20 +24,21 @@ REFUSED = {
 }
 FORBIDDEN = {"AccessDenied", "403", "AllAccessDisabled"}
 MISSING = {"NoSuchKey", "404"}
+EVERYBODY = ("/AllUsers", "/AuthenticatedUsers")
 HELD = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 """What a server answers when the object is not, or no longer, as the request supposes."""
 
 
 @lru_cache
-def client(endpoint_url: str | None) -> Any:
-    """boto3's, one per process and endpoint."""
+def client(endpoint_url: str | None, signature: Any = None) -> Any:
+    """boto3's, one per process and endpoint; `signature`: botocore's UNSIGNED asks without credentials."""
     import boto3
     from botocore.config import Config
 
     style = {"addressing_style": "path"} if endpoint_url else {}
     config = Config(
         connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4},
-        max_pool_connections=32, s3=style,
+        max_pool_connections=32, s3=style, signature_version=signature,
     )  # fmt: skip
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     # A session of its own: boto3's default one is not safe to make from several threads.
@@ -66,6 +67,25 @@ def patiently(call: Callable[[], T], seconds: float) -> T:
 def code_of(error: Any) -> str:
     """What the server called the error."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def open_to_strangers(place: Bucket) -> str:
+    """What shows that strangers can read a bucket; empty where nothing does, or its server does not say."""
+    from botocore import UNSIGNED
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    asked = {"Bucket": place.bucket}
+    with suppress(ClientError, BotoCoreError):
+        if client(place.endpoint_url).get_bucket_policy_status(**asked)["PolicyStatus"]["IsPublic"]:
+            return "its policy is public"
+    with suppress(ClientError, BotoCoreError):
+        grants = client(place.endpoint_url).get_bucket_acl(**asked)["Grants"]
+        if any(grant.get("Grantee", {}).get("URI", "").endswith(EVERYBODY) for grant in grants):
+            return "its access list names everybody"
+    with suppress(ClientError, BotoCoreError):
+        client(place.endpoint_url, UNSIGNED).list_objects_v2(**asked, Prefix=place.prefix, MaxKeys=1)
+        return "it lists its objects without credentials"
+    return ""
 
 
 @contextmanager

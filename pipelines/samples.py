@@ -4,9 +4,10 @@
 - *webdataset*: a tar; members that share a name up to the first dot are one sample.
 - *parquet*: a row is a sample.
 
-A sample is let out if its photos are; a picture beside them in which no face is found (a mask) is left out alone. With
-`bulk.members=copy` pictures are known by type and first bytes, whatever they are called: each is de-identified or left
-out, text goes along, and all else is left out. Whatever is left out is named, privately, with its reason.
+A sample is let out if its photos are; what stands beside them (`0.seg.png` beside `0.jpg`) is left out. With
+`bulk.members=copy` pictures are known by type and first bytes, whatever they are called: each is de-identified, or left
+out alone where it shows no face; text goes along, and all else is left out. Whatever is left out is named, privately,
+with its reason.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 
 from anonymousnet.config import BulkConfig
+from anonymousnet.data.archives import LARGEST as LARGEST
+from anonymousnet.data.archives import check_archive
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.images import PHOTO_SUFFIXES
-from anonymousnet.errors import DataError, StorageError
+from anonymousnet.errors import AnonymousNetError, DataError, StorageError
 
-LARGEST = 512 << 20
-"""Bytes; a larger object is withheld: it travels through memory in one piece."""
 FACE = pa.struct([
     ("attributes", pa.struct([(name, pa.bool_()) for name in ATTRIBUTES])),  # as Stage II released them
     ("landmarks", pa.list_(pa.float32(), 10)),  # 5 x, y in pixels of the photo: where the painted face has them
@@ -105,7 +106,14 @@ def unpack(kind: str, data: bytes, policy: BulkConfig) -> list[Item]:
         return [Item("", data)]
     from anonymousnet.pipelines import tables, tars
 
-    found = tars.unpack(data, policy) if kind == "webdataset" else tables.unpack(data, policy)
+    try:
+        check_archive("webdataset" if kind == "webdataset" else "parquet", data)
+        found = tars.unpack(data, policy) if kind == "webdataset" else tables.unpack(data, policy)
+    except (AnonymousNetError, MemoryError):
+        raise
+    except Exception as error:  # types and names may be as odd as anybody can make them
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"expected a {kind} file, found one that does not read ({said}); pack it anew") from error
     if not found:
         raise DataError(f"expected photos in this {kind} file, found none; check that it is whole")
     return found

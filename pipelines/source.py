@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from anonymousnet.data.celeba import ALIGNED, read_attributes, read_pairs
+from anonymousnet.data.celeba import ALIGNED, kaggle_name, read_attributes, read_pairs
 from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.storage import Folder, Storage
 from anonymousnet.training.labels import LANDMARKS, labelled
 
 LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt", LANDMARKS)
+"""By their official names; `fetch_list` finds Kaggle's, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Source:
     place: Storage
     layout: str
     """celeba or photos"""
+    below: str
+    """Where the photos lie in the place: empty, or ends with a slash."""
     labels: Labels
     bytes_N: NDArray[np.int64]
     partitions: NDArray[np.int8]
@@ -57,9 +60,11 @@ class Source:
 
 def read_source(place: Storage) -> Source:
     """List photos and read labels, once. Raises StorageError, AttributeTableError; StorageError without a photo."""
-    photos, layout = place.photos(ALIGNED), "celeba"
+    below, photos, layout = f"{ALIGNED}/", place.photos(ALIGNED), "celeba"
+    if photos and all(name.startswith(below) for name, _ in photos):  # as Kaggle has it, one folder deeper
+        photos, below = [(name.removeprefix(below), size) for name, size in photos], 2 * below
     if not photos:
-        photos, layout = place.photos(), "photos"
+        below, photos, layout = "", place.photos(), "photos"
     if not photos:
         raise StorageError(f"no photos in {place}; expected files such as .jpg, .png or .webp, or CelebA's layout")
     names = tuple(name for name, _ in photos)
@@ -73,18 +78,27 @@ def read_source(place: Storage) -> Source:
             for name, path in lists.items():
                 digest.update(f"{name}\t{path and hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
             labels, partitions = _celeba_labels(names, lists)
-    return Source(place, layout, labels, np.array([n for _, n in photos]), partitions, digest.hexdigest())
+    return Source(place, layout, below, labels, np.array([n for _, n in photos]), partitions, digest.hexdigest())
+
+
+def is_list(name: str) -> bool:
+    """Whether a file of a source in CelebA's layout is one of its lists."""
+    return name in LISTS or name in map(kaggle_name, LISTS)
 
 
 def fetch_list(place: Storage, name: str, temporary: Path) -> Path | None:
-    """A label file where it can be opened; None if there is none."""
-    if isinstance(place, Folder):
-        return place.root / name if (place.root / name).exists() else None
-    try:
-        (temporary / name).write_bytes(place.read(name))
-    except FileNotFoundError:
-        return None
-    return temporary / name
+    """A label file where it can be opened, in the official form or Kaggle's; None if there is neither."""
+    for called in (name, kaggle_name(name)):
+        if isinstance(place, Folder) and (place.root / called).is_file():
+            return place.root / called
+        try:
+            (temporary / called).write_bytes(place.read(called))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageError(f"cannot read {called} in {place}: {error.strerror}; check it") from error
+        return temporary / called
+    return None
 
 
 def _unlabelled(names: tuple[str, ...]) -> Labels:

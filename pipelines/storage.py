@@ -176,7 +176,11 @@ def storage_of(uri: str, endpoint_url: str | None = None, patience: float = HURR
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
         raise StorageError(f"expected a folder or s3://bucket/prefix, got {uri}; check the address")
-    prefix = prefix.strip("/")
+    prefix = prefix.rstrip("/")
+    if prefix and any(part in ("", ".", "..") for part in prefix.split("/")):
+        raise StorageError(
+            f"expected s3://bucket/prefix without empty parts, `.` and `..`, got {uri}; write it plainly"
+        )
     return Bucket(bucket, f"{prefix}/" if prefix else "", _endpoint(endpoint_url), patience)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import PurePosixPath
 
 from anonymousnet.config import BulkConfig
 from anonymousnet.data.content import is_picture, is_text
-from anonymousnet.errors import DataError, StorageError
+from anonymousnet.data.tarball import Member, members
+from anonymousnet.errors import StorageError
 from anonymousnet.pipelines.samples import Fate, Item, Packed, Released, Rename, check_kept, kind_of, same_suffix
 
 TEXTS = {".txt", ".json", ".jsonl", ".cls", ".cls2", ".id", ".index", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md",
@@ -19,30 +20,33 @@ TEXTS = {".txt", ".json", ".jsonl", ".cls", ".cls2", ".id", ".index", ".csv", ".
 """Endings of texts in archives."""
 
 
-def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Regular files of a tar. Raises DataError: it is damaged, or two have one name."""
-    seen: set[str] = set()
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
-            for member in archive:
-                stream = archive.extractfile(member) if member.isfile() else None
-                if stream is not None:
-                    if member.name in seen:
-                        raise DataError("expected members of different names, found one name twice; pack it anew")
-                    seen.add(member.name)
-                    yield member.name, stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"expected a tar file, found a damaged one ({error}); copy it again") from error
-
-
-def _is_photo(name: str, content: bytes, policy: BulkConfig) -> bool:
-    """By its name or, where other members may be let out, by how it begins."""
-    return kind_of(name) == "photo" or (policy.members == "copy" and is_picture(content))
-
-
 def unpack(data: bytes, policy: BulkConfig) -> list[Item]:
-    """The pictures of a tar, in order. Raises DataError."""
-    return [Item(name, got, _sample(name)[0]) for name, got in _members(data) if _is_photo(name, got, policy)]
+    """The pictures of a tar, in order; where others are dropped, those alone that samples are about.
+
+    Raises DataError.
+    """
+    return [Item(one.name, one.data, key) for one, key, is_photo in _sorted_out(data, policy) if is_photo]
+
+
+def _sorted_out(data: bytes, policy: BulkConfig) -> list[tuple[Member, str, bool]]:
+    """Members, their samples, and whether they are photos to be released."""
+    found = [(one, _sample(one.name)[0], _is_picture(one, policy)) for one in members(data)]
+    if policy.members == "copy":
+        return found
+    pictures: dict[str, list[str]] = {}
+    for one, key, shown in found:
+        if shown:
+            pictures.setdefault(key, []).append(one.name)
+    meant = {name for names in pictures.values() for name in _photos_of(names)}
+    return [(one, key, one.name in meant) for one, key, _ in found]
+
+
+def _is_picture(member: Member, policy: BulkConfig) -> bool:
+    """By its name or, without a suffix or where other members may be let out, by how it begins."""
+    if member.unread:
+        return False
+    unnamed = policy.members == "copy" or not PurePosixPath(member.name).suffix
+    return kind_of(member.name) == "photo" or (unnamed and is_picture(member.data))
 
 
 def _sample(name: str) -> tuple[str, str]:
@@ -60,20 +64,21 @@ def _photos_of(names: Sequence[str]) -> list[str]:
 
 def pack(data: bytes, fate: Fate, policy: BulkConfig, rename: Rename) -> Packed:
     """The tar of the samples that may be let out."""
-    members = [(name, got, _sample(name)[0], _is_photo(name, got, policy)) for name, got in _members(data)]
+    found, new = _sorted_out(data, policy), _NewTar(policy, rename)
     pictures: dict[str, list[str]] = {}
-    for name, _, key, is_photo in members:
+    for one, key, is_photo in found:
         if is_photo:
-            pictures.setdefault(key, []).append(name)
+            pictures.setdefault(key, []).append(one.name)
     standing = {key for key, names in pictures.items() if fate.stands(_photos_of(names))}
-    new = _NewTar(policy, rename)
-    for name, content, key, is_photo in members:
-        if is_photo and name in fate.released and key in standing:
-            new.photo(name, key, fate.released[name])
+    for one, key, is_photo in found:
+        if is_photo and one.name in fate.released and key in standing:
+            new.photo(one.name, key, fate.released[one.name])
         elif is_photo and key in standing:
-            new.left_out[name] = fate.reason(name)
+            new.left_out[one.name] = fate.reason(one.name)
+        elif one.unread:
+            new.left_out[one.name] = one.unread
         elif not is_photo and (key in standing or key not in pictures):
-            new.other(name, key, content)
+            new.other(one.name, key, one.data)
     return new.packed()
 
 

@@ -32,6 +32,8 @@ class Asked:
     """Most epsilon of a face, whatever settings it comes of."""
     photo_limit: float = math.inf
     """Most epsilon of all faces of a photo together, for that key."""
+    buckets: tuple[str, ...] | None = None
+    """Places that bulk jobs of that key may use; None: all that the server allows."""
     left_s: float = field(default=30.0, compare=False)
     """Seconds until the request is given up, when this was sent."""
 
@@ -134,7 +136,8 @@ def ask(query: Query, config: Config, key: ApiKey | None) -> Asked:
     return Asked(
         asked, strength, perturbation, _of(key, query.release or config.release.name),
         None if query.subject is None else subject_of(key, query.subject), key.name if key else None,
-        key.budget if key else None, most, (key.max_epsilon if key else None) or math.inf, serve.deadline_s,
+        key.budget if key else None, most, (key.max_epsilon if key else None) or math.inf,
+        key.buckets if key else None, serve.deadline_s,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import shlex
 import sys
 import uuid
@@ -51,9 +52,11 @@ class Jobs:
             check_epsilon(asked, await asyncio.to_thread(_solved, self.config, asked), 1)
         except AnonymousNetError as error:
             raise Refused.of(error).problem() from None
+        known = self.config.serve.buckets
         for place in (source, target):
-            if not any(within(place, allowed) for allowed in self.config.serve.buckets):
-                raise Problem("policy", f"{place} is in none of the places that jobs may use here")
+            for allowed in (known, known if asked.buckets is None else asked.buckets):
+                if not any(within(place, one) for one in allowed):
+                    raise Problem("policy", f"{place} is in none of the places that jobs may use here, with this key")
         identity = uuid.uuid4().hex
         command = shlex.join(command_of(self.config, asked, source, target, identity))
         metadata = {"service": "anonymousnet", "key": asked.key or ""}
@@ -64,6 +67,8 @@ class Jobs:
 
     async def state(self, identity: str, key: str | None) -> dict[str, Any]:
         """How far a job is. Raises Problem; a job of another key is not found."""
+        if not self.config.serve.buckets:  # then there is no job server either
+            raise Problem("not-found", "bulk jobs are switched off here")
         info = await _asked_of_ray(lambda client: client.get_job_info(identity))
         if info.metadata != {"service": "anonymousnet", "key": key or ""}:
             raise Problem("not-found", "there is no such job")
@@ -77,7 +82,9 @@ def _solved(config: Config, asked: Asked) -> float:
 
 
 def within(place: str, allowed: str) -> bool:
-    """Whether s3://bucket/prefix lies in an allowed place."""
+    """Whether s3://bucket/prefix lies in an allowed place, and leads nowhere else."""
+    if any(part in ("", ".", "..") for part in place.rstrip("/").split("/")[2:]):
+        return False
     return f"{place.rstrip('/')}/".startswith(f"{allowed.rstrip('/')}/")
 
 
@@ -119,6 +126,8 @@ async def _asked_of_ray(question: Callable[[Any], T]) -> T:
     def ask() -> T:
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would rather ask whom these name than our own
+            os.environ.pop(name, None)
         return question(JobSubmissionClient(ray.get_runtime_context().gcs_address))
 
     try:

@@ -15,6 +15,7 @@ import json
 import re
 import secrets
 from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +41,8 @@ class ApiKey(BaseModel):
     """Most epsilon that all photos of this key may spend together."""
     per_minute: int | None = Field(None, ge=1)
     """Requests that work on a photo, in any 60 seconds."""
+    buckets: tuple[Annotated[str, Field(pattern="^s3://[^/]+")], ...] | None = None
+    """Of the places in serve.buckets those that bulk jobs of this key may read and write."""
 
 
 class Keys:
@@ -48,7 +51,7 @@ class Keys:
     def __init__(self, path: Path) -> None:
         """Raises ConfigError."""
         self.path = resolve_path(path)
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._by_hash: dict[str, ApiKey] = {}
         self.all()
 
@@ -56,7 +59,7 @@ class Keys:
         """Every key there is now. Raises ConfigError where the file does not read."""
         try:
             status = self.path.stat()
-            seen = (status.st_mtime_ns, status.st_size)
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen != self._seen:
                 self._by_hash = {key.sha256: key for key in _read(self.path)}
                 self._seen = seen
@@ -76,7 +79,7 @@ class Keys:
         return match
 
 
-def new_key(path: Path, name: str, **policy: float | int | None) -> str:
+def new_key(path: Path, name: str, **policy: Any) -> str:
     """Add a key to the file (made with mode 0600 if it is missing); the key itself, which nobody can show again.
 
     Raises ConfigError for a name that is taken or no name, or a policy that cannot be.

@@ -318,4 +318,6 @@ class Anonymizer:
 
 def _digest(rgb: NDArray[np.uint8]) -> bytes:
     """Of a photo's pixels and shape."""
-    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
+    digest = hashlib.sha256(repr(rgb.shape).encode())
+    digest.update(np.ascontiguousarray(rgb).data)  # a large photo is not copied
+    return digest.digest()

@@ -8,7 +8,8 @@
     │   │   ├── EmptyImage              zero bytes
     │   │   ├── UnreadableImage         not a picture, or a format without a decoder here
     │   │   ├── TruncatedImage          the file stops before its picture does
-    │   │   ├── ImageTooLarge           more pixels than the limit (decompression bombs)
+    │   │   ├── ImageTooLarge           more pixels, or memory, than the limit (decompression bombs)
+    │   │   ├── ImageTooSlow            decoding takes more CPU time than the limit
     │   │   └── TooManyScans            a JPEG that would take minutes to decode
     │   └── StorageError            a folder, bucket or disk refuses to be read or written
     ├── FaceError                   raised for one photo; it is quarantined, the job goes on
@@ -65,7 +66,11 @@ class TruncatedImage(ImageError):
 
 
 class ImageTooLarge(ImageError):
-    """The picture would decode to more pixels than allowed."""
+    """The picture would decode to more pixels than allowed, or need more memory."""
+
+
+class ImageTooSlow(ImageError):
+    """Decoding the picture takes more CPU time than any camera's file does."""
 
 
 class TooManyScans(ImageError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import io
+import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +23,7 @@ from tests.integration.conftest import S3Server
 from anonymousnet.errors import ConfigError, StorageError
 from anonymousnet.pipelines import jobs, storage
 from anonymousnet.pipelines.bulk_publish import put_same
+from anonymousnet.pipelines.s3 import open_to_strangers
 from anonymousnet.pipelines.storage import PATIENT, Bucket, Folder, storage_of
 
 ODD = ["a b.jpg", "ü/ł.jpg", "a+b&c=d.jpg", "deep/er/x.jpg", "z%20.jpg"]
@@ -84,6 +87,21 @@ def test_listings_have_more_than_one_page(s3: S3Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: place.put(name, b"x"), names))
     assert [entry.name for entry in place.scan()] == names
+
+
+def test_a_bucket_that_strangers_can_read_is_known(s3: S3Server) -> None:
+    s3.client.create_bucket(Bucket="open")
+    place = Bucket("open", "audit/", s3.endpoint)
+    place.put("x", b"x")
+    assert not open_to_strangers(place)
+    everybody = {"Effect": "Allow", "Principal": "*", "Action": ["s3:ListBucket", "s3:GetObject"],
+                 "Resource": ["arn:aws:s3:::open", "arn:aws:s3:::open/*"]}  # fmt: skip
+    s3.client.put_bucket_policy(Bucket="open", Policy=json.dumps({"Version": "2012-10-17", "Statement": [everybody]}))
+    for _ in range(40):  # the server takes a while to heed it
+        if shown := open_to_strangers(place):
+            break
+        time.sleep(0.25)
+    assert shown
 
 
 def test_large_objects_go_in_parts_and_appear_whole(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

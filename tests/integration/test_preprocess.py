@@ -59,7 +59,7 @@ def source_of(counts: tuple[int, int, int], size: int = 1000) -> Source:
     names = tuple(f"{i:06}.jpg" for i in range(n))
     labels = Labels(names, np.ones(n, np.bool_), None, np.full(n, -1, np.int64), None)
     parts = np.repeat(np.arange(3, dtype=np.int8), counts)
-    return Source(storage.Folder(Path("photos")), "photos", labels, np.full(n, size), parts, "")
+    return Source(storage.Folder(Path("photos")), "photos", "", labels, np.full(n, size), parts, "")
 
 
 def test_shards_share_the_photos_in_order_and_proportion() -> None:

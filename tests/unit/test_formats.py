@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from anonymousnet.data import colour, images
+from anonymousnet.data import colour, decode, images
 from anonymousnet.data.images import PHOTO_SUFFIXES, find_photos, load_photo
 from anonymousnet.data.scans import MOST_SCANS, MOST_SEGMENTS
 from anonymousnet.errors import StorageError, TooManyScans, UnreadableImage
@@ -94,7 +94,7 @@ def test_a_profile_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(colour, "_KNOWN_PROFILES", 3)
     monkeypatch.setattr(colour, "_known", {})
     for _ in range(3):
-        load_photo(saved(noise(8, 8, 3), "PNG", icc_profile=profile("once", "RGB", LINEAR)))
+        decode.decode_file(io.BytesIO(saved(noise(8, 8, 3), "PNG", icc_profile=profile("once", "RGB", LINEAR))), "", 64)
     assert len(tried) == 1
     for i in range(9):
         colour._describes(profile(str(i), "RGB", LINEAR))
@@ -186,17 +186,17 @@ def test_the_decoder_for_heic_is_registered_once(monkeypatch: pytest.MonkeyPatch
 
     calls: list[dict[str, bool]] = []
     monkeypatch.setattr(pillow_heif, "register_heif_opener", lambda **settings: calls.append(settings))
-    images._register_heif.cache_clear()
+    decode._register_heif.cache_clear()
     for _ in range(2):
-        images._register_heif()
+        decode._register_heif()
     assert len(calls) == 1
-    images._register_heif.cache_clear()
+    decode._register_heif.cache_clear()
 
 
 def test_suffixes_that_the_decoders_know(tmp_path: Path) -> None:
-    images._register_heif()
+    decode._register_heif()
     Image.init()
-    wanted = {suffix for suffix, kind in Image.EXTENSION.items() if kind in (*images._DECODERS, "MPO")}
+    wanted = {suffix for suffix, kind in Image.EXTENSION.items() if kind in (*decode._DECODERS, "MPO")}
     assert wanted - PHOTO_SUFFIXES == {".pfm"}  # floats of any range: no photo
     for suffix in (".HIF", ".heics", ".avifs", ".apng", ".j2k", ".jpf"):
         (tmp_path / f"a{suffix}").write_bytes(b"x")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from anonymousnet.data import images
+from anonymousnet.data import decode
 from anonymousnet.data.images import Photo, encode_photo, find_photos, load_photo
 from anonymousnet.errors import (
     EmptyImage,
@@ -247,9 +247,9 @@ def test_arrays(array: np.ndarray, pixel: int) -> None:
 
 def test_heic_or_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    images._register_heif.cache_clear()
+    decode._register_heif.cache_clear()
     with pytest.raises(UnreadableImage, match=r"expected a decoder for HEIC, found none .*pip install pillow-heif"):
-        load_photo(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+        decode.decode_file(io.BytesIO(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100)), "", 64)
 
 
 # --- what goes wrong ---

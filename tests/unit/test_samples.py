@@ -107,6 +107,11 @@ class TestTars:
             packed = through("webdataset", shard(dict(zip(names, (FACE, MASK), strict=True))), (MASK,))
             assert (set(packed.names), set(packed.left_out)) == ({names[0]}, {names[1]})
 
+    def test_members_without_a_suffix_are_known_by_their_bytes(self) -> None:
+        packed = through("webdataset", shard({"0": FACE, "1": b"no picture", "a/2": MASK, "3.jpg": FACE, "3": MASK}))
+        assert set(packed.names) == {"0", "a/2", "3.jpg"}
+        assert packed.left_out == dict.fromkeys(("1", "3"), "bulk.members=drop")
+
     def test_a_photo_that_is_lost_takes_its_sample_along(self) -> None:
         data = shard({"0.jpg": FACE, "0.seg.png": MASK, "0.txt": b"anna", "1.jpg": PHOTOS[2], "1.txt": b"one"})
         packed = through("webdataset", data, (FACE,), members="copy")

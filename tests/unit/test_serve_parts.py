@@ -24,7 +24,7 @@ from anonymousnet.serve.app import check, config_of, deployments, rendered
 from anonymousnet.serve.asked import Query, ask
 from anonymousnet.serve.calls import Sleepers, call
 from anonymousnet.serve.keys import Keys, new_key, remove_key
-from anonymousnet.serve.problems import KINDS, OF_ERRORS, Refused
+from anonymousnet.serve.problems import KINDS, OF_ERRORS, Problem, Refused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -216,6 +216,27 @@ class TestJobs:
         assert jobs.within("s3://photos", "s3://photos/")
         assert not jobs.within("s3://photos/public-not", "s3://photos/public")
         assert not jobs.within("s3://photos", "s3://photos/public")
+        for place in ("s3://photos/public/../private", "s3://photos/public/./x", "s3://photos/public//x"):
+            assert not jobs.within(place, "s3://photos/public"), place
+
+    def test_a_key_has_buckets_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        secret = new_key(tmp_path / "keys.json", "acme", buckets=("s3://photos/acme", "s3://elsewhere"))
+        key = Keys(tmp_path / "keys.json").find(secret)
+        config = Config.load(None, ["serve.buckets=[s3://photos]", "serve.audit=s3://private"])
+        service, mine = jobs.Jobs(config), ask(Query(epsilon=2.0), config, key)
+
+        async def nobody(_: object) -> None:
+            return None
+
+        monkeypatch.setattr(jobs, "_asked_of_ray", nobody)
+        asyncio.run(service.submit("s3://photos/acme/in", "s3://photos/acme/out", mine))
+        asyncio.run(service.submit("s3://photos/in", "s3://photos/out", ask(Query(epsilon=2.0), config, None)))
+        for places in (("s3://photos/in", "s3://photos/acme/out"), ("s3://photos/acme/in", "s3://photos/out"),
+                       ("s3://elsewhere/in", "s3://photos/acme/out")):  # fmt: skip
+            with pytest.raises(Problem, match="in none of the places that jobs may use here, with this key"):
+                asyncio.run(service.submit(*places, mine))
+        with pytest.raises(ConfigError, match="buckets"):
+            new_key(tmp_path / "keys.json", "other", buckets=("photos",))
 
     def test_the_command_is_one_that_there_is(self) -> None:
         config = Config.load(None, ["serve.buckets=[s3://photos]", "serve.audit=s3://private", "obfuscate.t=0.5",

@@ -88,7 +88,7 @@ def owners(
     rows, columns = (
         -(-(side - low) // step) for side, low, step in zip(shape_hw, (y0, x0), (height, width), strict=True)
     )
-    owner, depth = np.zeros((rows, columns), np.int16), np.full((rows, columns), np.inf)
+    owner, depth = np.zeros((rows, columns), np.int16), np.full((rows, columns), np.inf, np.float32)
     for i, matrix in enumerate(matrices):
         for (left, top, right, bottom), level in _levels(shape_hw, matrix, face_px, region, HIDDEN):
             least = _least(_least(level, top - y0, height, 0), left - x0, width, 1)

@@ -6,6 +6,9 @@
     FOLDER/identity_CelebA.txt                  image name and identity number
     FOLDER/img_celeba_256/000114.webp ...       256x256 faces of photos as taken, aligned alike; not CelebA's own
 
+As Kaggle has it, images lie one folder deeper (img_align_celeba/img_align_celeba) and lists are CSV
+(list_attr_celeba.csv, with a line of names first); identities are missing there.
+
 Lists may speak of more images than are there: rows whose file is missing are left out. CRLF line ends are fine.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -49,6 +52,8 @@ class CelebA:
     """(N,) 0 train, 1 validation, 2 test"""
     identities: NDArray[np.int64]
     """(N,) identity numbers; -1 where there is no identity list"""
+    images: Path
+    """Folder of the aligned images."""
 
     @classmethod
     def open(cls, folder: str | Path) -> CelebA:
@@ -57,12 +62,13 @@ class CelebA:
         Raises StorageError if the folder or a list is missing, AttributeTableError if a list does not read.
         """
         folder = resolve_path(folder)
-        if not (folder / ALIGNED).is_dir():
+        images = folder / ALIGNED / ALIGNED if (folder / ALIGNED / ALIGNED).is_dir() else folder / ALIGNED
+        if not images.is_dir():
             raise StorageError(f"expected {folder}/img_align_celeba with CelebA's aligned images; unpack CelebA there")
-        there = {path.name for path in (folder / ALIGNED).iterdir()}
-        names, table = read_attributes(folder / "list_attr_celeba.txt")
+        there = {path.name for path in images.iterdir()}
+        names, table = read_attributes(list_in(folder, "list_attr_celeba.txt"))
         rows = [i for i, name in enumerate(names) if name in there]
-        partitions = read_pairs(folder / "list_eval_partition.txt")
+        partitions = read_pairs(list_in(folder, "list_eval_partition.txt"))
         identity_file = folder / "identity_CelebA.txt"
         identities = read_pairs(identity_file) if identity_file.exists() else {}
         kept = [names[i] for i in rows]
@@ -72,6 +78,7 @@ class CelebA:
             table[rows],
             np.array([partitions.get(name, 0) for name in kept], np.int8),
             np.array([identities.get(name, -1) for name in kept], np.int64),
+            images,
         )
 
     def part(self, partition: Partition) -> CelebA:
@@ -88,6 +95,7 @@ class CelebA:
             self.attributes[rows],
             self.partitions[rows],
             self.identities[rows],
+            self.images,
         )
 
     def __len__(self) -> int:
@@ -95,7 +103,7 @@ class CelebA:
 
     def path(self, row: int) -> Path:
         """The image file of a row."""
-        return self.folder / ALIGNED / self.names[row]
+        return self.images / self.names[row]
 
     def faces(
         self, face_px: int, progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows, slack: int = 0
@@ -144,44 +152,58 @@ def centre_crop(image: Image.Image, face_px: int, slack: int = 0) -> NDArray[np.
     return np.asarray(small).transpose(2, 0, 1)
 
 
+def list_in(folder: Path, name: str) -> Path:
+    """A list of CelebA's, by its official name, or in Kaggle's form where that alone is there."""
+    other = folder / kaggle_name(name)
+    return other if other.exists() and not (folder / name).exists() else folder / name
+
+
+def kaggle_name(name: str) -> str:
+    """What Kaggle calls a list of CelebA's."""
+    return str(PurePosixPath(name).with_suffix(".csv"))
+
+
 def read_attributes(path: str | Path) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
-    """Read list_attr_celeba.txt: (names, bool (N, 40)).
+    """Read list_attr_celeba.txt, or Kaggle's CSV: (names, bool (N, 40)).
 
     Raises AttributeTableError naming the line when the header or a row is not as CelebA's.
     """
     lines = _read_lines(Path(path))
-    header = lines[1].split() if len(lines) > 1 else []
+    if lines and "," in lines[0]:  # Kaggle's: one line fewer, and a name for the first column
+        first, header, rows = 1, lines[0].split(",")[1:], [line.split(",") for line in lines[1:]]
+    else:
+        first, header, rows = 2, lines[1].split() if len(lines) > 1 else [], [line.split() for line in lines[2:]]
     if len(header) != len(ATTRIBUTES):
         raise AttributeTableError(
-            f"expected {len(ATTRIBUTES)} attributes, got {len(header)}; check the header (line 2) of {path}"
+            f"expected {len(ATTRIBUTES)} attributes, got {len(header)}; check the header (line {first}) of {path}"
         )
     if tuple(header) != ATTRIBUTES:
         wrong = next(i for i, pair in enumerate(zip(header, ATTRIBUTES, strict=True)) if pair[0] != pair[1])
         raise AttributeTableError(
-            f"expected attribute {wrong + 1} to be {ATTRIBUTES[wrong]}, got {header[wrong]}; check line 2 of {path}"
+            f"expected attribute {wrong + 1} to be {ATTRIBUTES[wrong]}, got {header[wrong]}; check line {first} of "
+            f"{path}"
         )
-    names: list[str] = []
-    rows: list[list[str]] = []
-    for number, line in enumerate(lines[2:], 3):
-        name, *values = line.split()
+    for number, (_, *values) in enumerate(rows, first + 1):
         if len(values) != len(ATTRIBUTES) or not {"1", "-1"}.issuperset(values):
             raise AttributeTableError(
                 f"expected {len(ATTRIBUTES)} values of 1 or -1, got {len(values)} values; check line {number} of {path}"
             )
-        names.append(name)
-        rows.append(values)
-    table = np.array(rows, dtype="U2").reshape(len(rows), len(ATTRIBUTES)) == "1"
-    return tuple(names), table
+    table = np.array([row[1:] for row in rows], dtype="U2").reshape(len(rows), len(ATTRIBUTES)) == "1"
+    return tuple(row[0] for row in rows), table
 
 
 def read_pairs(path: Path) -> dict[str, int]:
-    """Read lines of `name number`, as CelebA's partition and identity lists are.
+    """Read lines of `name number`, or `name,number` below a line of names, as CelebA's partition and identity lists
+    are.
 
     Raises StorageError, AttributeTableError naming the line.
     """
     pairs: dict[str, int] = {}
     for number, line in enumerate(_read_lines(path), 1):
-        name, _, value = line.partition(" ")
+        between = "," if "," in line else " "
+        name, _, value = line.partition(between)
+        if number == 1 and between == "," and value == "partition":
+            continue
         try:
             pairs[name] = int(value)
         except ValueError:
@@ -193,7 +215,7 @@ def read_pairs(path: Path) -> dict[str, int]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text().splitlines() if line.strip()]
+        return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}; CelebA's lists belong beside its images") from error
     except UnicodeDecodeError as error:

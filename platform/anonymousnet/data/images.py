@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from anonymousnet.data.blocks import UNKNOWN, Blocks, blocks_of
-from anonymousnet.data.colour import eight_bits, to_srgb, white_is_zero
+from anonymousnet.data import sandbox
+from anonymousnet.data.blocks import Blocks
+from anonymousnet.data.colour import eight_bits
 from anonymousnet.data.content import FIRST_BYTES, is_picture
+from anonymousnet.data.decode import PIXELS_PER_SECOND, SECONDS, check_size, decode_image, seconds_for
+from anonymousnet.data.decode import Photo as Photo
 from anonymousnet.data.paths import resolve_path
-from anonymousnet.data.scans import check_scans
 from anonymousnet.data.store import open_regular
 from anonymousnet.errors import (
     ConfigError,
     EmptyImage,
-    ImageError,
     ImageTooLarge,
+    ImageTooSlow,
     StorageError,
-    TruncatedImage,
     UnreadableImage,
 )
 
@@ -39,32 +34,11 @@ PHOTO_SUFFIXES: frozenset[str] = frozenset({
 })  # fmt: skip
 """Lower-case file suffixes that `find_photos` takes for pictures."""
 
-# Only these: Pillow's other decoders (EPS starts Ghostscript) are a hazard with strangers' files. AVIF before HEIF:
-# files of brand mif1 may be either, and only AVIF's decoder tells at once.
-_DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
+MEMORY, MEMORY_PER_PIXEL = 1 << 30, 40
+"""Bytes that decoding any photo may take, and for each pixel: the picture, its copy that is turned, what its decoder
+keeps."""
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}
-_HEIF_BRANDS = frozenset({
-    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
-})  # fmt: skip
-_FORMATS_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG 2000 or PPM"
-_pillow_limit_lock = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A decoded photo: upright, sRGB, 8 bits per channel."""
-
-    rgb: np.ndarray
-    """uint8 of shape (H, W, 3)."""
-    alpha: np.ndarray | None
-    """uint8 of shape (H, W), 255 opaque; None where the source has no transparency."""
-    format: str
-    """Pillow's name of the source's format, e.g. "JPEG"; "PNG" for arrays."""
-    blocks: Blocks = UNKNOWN
-    """Where the file's blocks lie."""
-    later_frames: bool = False
-    """Whether the file holds more frames or pages than this one; they are left out."""
 
 
 def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels: int = 64_000_000) -> Photo:
@@ -72,23 +46,33 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
 
     Arrays: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); bool, uint8, uint16, or float in [0, 1]. EXIF
     orientation is applied, an embedded colour profile is converted to sRGB, 16 bits are scaled to 8, of
-    animations the first frame is taken, of documents the first page. Raises EmptyImage, UnreadableImage,
-    TruncatedImage, ImageTooLarge and TooManyScans (both known before any pixel is decoded) or StorageError (the file
-    cannot be opened, or is none: a folder, a pipe, a device).
+    animations the first frame is taken, of documents the first page. Files are decoded in a process of its own, whose
+    time and memory are bounded (`bounds`). Raises EmptyImage, UnreadableImage, TruncatedImage, ImageTooLarge and
+    TooManyScans (both known before any pixel is decoded), ImageTooSlow, StorageError (the file cannot be opened, or is
+    none: a folder, a pipe, a device) or ConfigError (this machine starts no process).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _decode(source, "image", max_pixels, None)
+        return decode_image(source, "image", max_pixels, None)
     if isinstance(source, bytes):
-        return _from_stream(io.BytesIO(source), f"{len(source)} bytes", max_pixels)
+        return _decoded(source, f"{len(source)} bytes", max_pixels)
     try:
-        with open_regular(resolve_path(source)) as stream:
-            return _from_stream(stream, str(source), max_pixels)
+        stream = open_regular(resolve_path(source))
     except OSError as error:
         raise StorageError(f"cannot read {source}: {error.strerror}; check path and rights") from error
     except ConfigError as error:
         raise StorageError(f"cannot read {str(source)!r}: {error}; check the path") from error
+    with stream:
+        return _decoded(stream, str(source), max_pixels)
+
+
+def bounds(max_pixels: int) -> sandbox.Bounds:
+    """What decoding one file may use, where photos of so many pixels are allowed: of 64 million, 42 s and 3.4 GiB.
+
+    Once its header is read, a smaller photo may take less time (`decode.seconds_for`).
+    """
+    return sandbox.Bounds(seconds_for(max_pixels), MEMORY + MEMORY_PER_PIXEL * max_pixels)
 
 
 def encode_photo(photo: Photo, format: Literal["same", "jpeg", "png"], quality: int) -> tuple[bytes, str]:
@@ -153,88 +137,33 @@ def _begins_as_picture(path: Path) -> bool:
         return is_picture(stream.read(FIRST_BYTES))
 
 
-def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Photo:
-    head = stream.read(12)
-    if not head:
-        raise EmptyImage(f"{name}: expected a picture, found 0 bytes; copy the file again")
-    if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
-        try:
-            _register_heif()
-        except ImportError as error:
-            raise UnreadableImage(
-                f"{name}: expected a decoder for HEIC, found none ({error}); run `pip install pillow-heif`"
-            ) from None
+def _decoded(source: BinaryIO | bytes, name: str, max_pixels: int) -> Photo:
+    """An open file, or its bytes, decoded by another process within its bounds."""
+    allowed = bounds(max_pixels)
     try:
-        if head.startswith(b"\xff\xd8"):
-            check_scans(stream, name)
-        stream.seek(0)
-        with _pillow_limit(max_pixels):
-            Image.init()
-            image = Image.open(stream, formats=[kind for kind in _DECODERS if kind in Image.OPEN])
-    except ImageError:
-        raise
-    except Exception as error:  # decoders fed damaged files raise nearly anything
-        raise _explain(error, name, max_pixels, stream) from error
-    with image:
-        return _decode(image, name, max_pixels, stream)
-
-
-@functools.cache
-def _register_heif() -> None:
-    """Give Pillow a decoder for HEIC, once one is needed. Raises ImportError where none is installed."""
-    import pillow_heif
-
-    # Small, depth and auxiliary pictures beside the photo are never asked for: they are not even parsed.
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
-
-
-@contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Keep Pillow's own bomb check from refusing what `max_pixels` allows, while a header is read.
-
-    Below Pillow's limit (the default) nothing global is touched: our own, stricter check does the work.
-    """
-    if Image.MAX_IMAGE_PIXELS is None or max_pixels <= Image.MAX_IMAGE_PIXELS:
-        yield
-        return
-    with _pillow_limit_lock:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def _decode(image: Image.Image, name: str, max_pixels: int, stream: BinaryIO | None) -> Photo:
-    """Header to pixels; `stream` is where they come from, to tell a cut file from a damaged one."""
-    _check_size(image.width, image.height, name, max_pixels)
-    kind = image.format or "PNG"
-    try:
-        image.load()
-        _check_size(image.width, image.height, name, max_pixels)  # HEIC's decoder may find another than its header says
-        blocks, reversed_grey = blocks_of(image), white_is_zero(image)
-        try:
-            upright = ImageOps.exif_transpose(image)
-        except Exception:  # damaged EXIF says nothing about orientation
-            upright = image.copy()
-        rgb, alpha = to_srgb(upright, name, reversed_grey)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _explain(error, name, max_pixels, stream) from error
-    # MPO: a phone's JPEG with more behind it
-    return Photo(rgb, alpha, "JPEG" if kind == "MPO" else kind, blocks, _has_more(image, stream))
-
-
-def _has_more(image: Image.Image, stream: BinaryIO | None) -> bool:
-    """Whether a decoded file holds further frames or pages. They are not counted: that would read the whole file."""
-    if stream is None:
-        return False  # a caller's own picture: it took the frame it wants, and looking further would move it
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:  # something is there, though no frame
-        return True
+        told, file = sandbox.ask("anonymousnet.data.decode:answer", source, allowed, name=name, max_pixels=max_pixels)
+    except sandbox.Stopped as stopped:
+        if stopped.why == "time":
+            raise ImageTooSlow(
+                f"{name}: expected to decode within {SECONDS} s of CPU time, and one for every {PIXELS_PER_SECOND} "
+                f"pixels, found {stopped}; export it again"
+            ) from stopped
+        if stopped.why == "memory":
+            raise ImageTooLarge(
+                f"{name}: expected to decode within {allowed.memory >> 20} MiB of memory, found {stopped}; export it "
+                "again"
+            ) from stopped
+        raise UnreadableImage(f"{name}: the picture breaks its decoder ({stopped}); export it again") from stopped
+    with file:
+        height, width = told["shape"]
+        check_size(width, height, name, max_pixels)
+        rgb = np.empty((height, width, 3), np.uint8)
+        alpha = np.empty((height, width), np.uint8) if told["alpha"] else None
+        for pixels in (rgb, alpha):
+            if pixels is not None and file.readinto(memoryview(pixels).cast("B")) != pixels.nbytes:  # type: ignore[attr-defined, arg-type]
+                raise UnreadableImage(f"{name}: the picture breaks its decoder (too few pixels); export it again")
+    blocks = Blocks(tuple(told["size"]), tuple(told["origin"]))
+    return Photo(rgb, alpha, told["format"], blocks, told["later_frames"])
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Photo:
@@ -243,49 +172,8 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Photo:
         raise UnreadableImage(f"{name}: expected (H, W) or (H, W, 1 or 3 or 4); move channels last")
     if array.size == 0:
         raise EmptyImage(f"{name}: expected at least one pixel, found none; check how it was cut")
-    _check_size(array.shape[1], array.shape[0], name, max_pixels)
+    check_size(array.shape[1], array.shape[0], name, max_pixels)
     array = eight_bits(array if array.ndim == 3 else array[..., None], name)
     alpha = array[..., 3].copy() if array.shape[2] == 4 else None
     rgb = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3].copy()
     return Photo(rgb, alpha, "PNG")
-
-
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"{name}: {width}x{height} is {width * height} pixels, the limit is {max_pixels}; shrink it or "
-            "raise align.max_pixels"
-        )
-    if width * height == 0:
-        raise EmptyImage(f"{name}: expected at least one pixel, found {width}x{height}; export it again")
-
-
-def _explain(error: Exception, name: str, max_pixels: int, stream: BinaryIO | None) -> Exception:
-    """Pillow's many exceptions, as one of ours."""
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return ImageTooLarge(
-            f"{name}: more pixels than the limit of {max_pixels}; shrink the photo or raise align.max_pixels"
-        )
-    if isinstance(error, OSError) and error.errno is not None:  # the disk's own error, not the decoder's
-        return StorageError(f"cannot read {name}: {error.strerror}; check the disk and run again")
-    if isinstance(error, (EOFError, struct.error)) or "truncat" in str(error).lower() or _is_cut(stream):
-        return TruncatedImage(f"{name}: the file stops before its picture does; copy or download it again")
-    if isinstance(error, UnidentifiedImageError):
-        return UnreadableImage(f"{name}: expected {_FORMATS_READ}, found something else; convert it first")
-    said = " ".join(str(error).split())
-    return UnreadableImage(f"{name}: the picture is damaged ({said}); export it again")
-
-
-def _is_cut(stream: BinaryIO | None) -> bool:
-    """Whether a file that begins as a picture lacks its format's end."""
-    if stream is None or stream.closed:
-        return False
-    stream.seek(0)
-    head = stream.read(12)
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - 64))
-    tail = stream.read()
-    if head.startswith(b"RIFF"):  # WebP states its length
-        return size < 12 or int.from_bytes(head[4:8], "little") + 8 > size
-    ends = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND", b"GIF8": b"\x3b"}
-    return any(head.startswith(start) and end not in tail for start, end in ends.items())

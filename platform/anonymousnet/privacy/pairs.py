@@ -23,7 +23,7 @@ from anonymousnet.align.region import FACE, REGIONS, Region
 from anonymousnet.align.warp import crop_faces, similarity
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES, subgroups
-from anonymousnet.data.celeba import read_attributes
+from anonymousnet.data.celeba import list_in, read_attributes
 from anonymousnet.data.celeba import read_pairs as read_numbers
 from anonymousnet.data.images import load_photo
 from anonymousnet.errors import DataError, FaceError, ImageError, StorageError
@@ -232,7 +232,7 @@ def _truth(
     identities_file: Path, names: list[str], sources: Faces, reader: Callable[[Faces], Any]
 ) -> tuple[NDArray[np.bool_], str]:
     """True attributes: CelebA's labels where they are at hand for every photo, else Stage I's reading."""
-    labels = identities_file.with_name("list_attr_celeba.txt")
+    labels = list_in(identities_file.parent, "list_attr_celeba.txt")
     if labels.is_file():
         known, table = read_attributes(labels)
         rows = {name: i for i, name in enumerate(known)}

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anonymousnet.data.celeba import CROP, HEIGHT, CelebA, large_faces, read_attributes, read_pairs, slack_rows
+from anonymousnet.data.celeba import (
+    CROP,
+    HEIGHT,
+    CelebA,
+    large_faces,
+    list_in,
+    read_attributes,
+    read_pairs,
+    slack_rows,
+)
 from anonymousnet.data.paths import resolve_path
 from anonymousnet.data.shards import is_dataset
 from anonymousnet.data.synthetic import synthetic_dataset
@@ -100,7 +109,7 @@ HELD_OUT_PEOPLE = 25
 
 def _large_tables(folder: Path, px: int) -> tuple[FaceTable, FaceTable]:
     names, faces = large_faces(folder, px)
-    listed, attributes = read_attributes(folder / "list_attr_celeba.txt")
+    listed, attributes = read_attributes(list_in(folder, "list_attr_celeba.txt"))
     row = {name: i for i, name in enumerate(listed)}
     people = read_pairs(folder / "identity_CelebA.txt")
     identities = np.array([people[name] for name in names])

@@ -31,6 +31,7 @@ from anonymousnet.nets.generator import Generator, GeneratorConfig
 from anonymousnet.nets.painter import Painter, PainterConfig
 from anonymousnet.nets.refiner import Refiner, RefinerConfig
 from anonymousnet.nets.translator import Translator, TranslatorConfig
+from anonymousnet.weights.hashes import SHA256
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -81,7 +82,9 @@ def shipped_names() -> list[str]:
 
 
 def read(name: str) -> Weights:
-    """Read and verify weights. Raises WeightsError naming the file when its hash is not the one in config.json."""
+    """Read and verify weights. Raises WeightsError naming the file when its hash is not the one in config.json, or, of
+    shipped weights, not the one in the code.
+    """
     folder = folder_of(name)
     file = folder / "model.safetensors"
     try:
@@ -94,6 +97,12 @@ def read(name: str) -> Weights:
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise WeightsError(f"{file} was altered: expected sha256 {expected[:16]}…, got {found[:16]}…; restore the file")
+    if folder.parent == SHIPPED and found != SHA256.get(folder.name):
+        known = SHA256.get(folder.name, "none")
+        raise WeightsError(
+            f"{file} is not the one that this version ships: expected sha256 {known[:16]}…, got {found[:16]}…; install "
+            "anonymousnet again (who ships new weights writes their hash into weights/hashes.py)"
+        )
     try:
         tensors = load(data)
     except SafetensorError as error:
