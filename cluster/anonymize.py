@@ -8,18 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from anonymousnet.cluster.options import CONFIG, JSON, SET, bar, plain_errors, show
-from anonymousnet.data.paths import resolve_path
 
 if TYPE_CHECKING:
-    from anonymousnet.config import Config
-    from anonymousnet.pipelines.bulk import Tally
+    from anonymousnet.pipelines.bulk import Summary, Tally
 
 ENDPOINT = click.option("--endpoint-url", help="S3 server other than AWS's [AWS_ENDPOINT_URL_S3].")
 
@@ -28,10 +25,10 @@ ENDPOINT = click.option("--endpoint-url", help="S3 server other than AWS's [AWS_
 @click.argument("src")
 @click.argument("dst")
 @click.option("--audit", help="Private place for quarantine and evidence; needed where DST is in S3 [DST-private].")
-@click.option("--strict", is_flag=True, help="Exit with status 1 if any photo was quarantined.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if anything of SRC is not in DST.")
 @click.option("--address", help="A Ray cluster's address [Ray on this machine].")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes, at most [this one for folders, else one per CPU]."
+    "--workers", type=click.IntRange(min=1), help="Ray processes, at most [none for what is here, else one per CPU]."
 )
 @ENDPOINT
 @CONFIG
@@ -44,70 +41,36 @@ def anonymize(
 ) -> None:  # fmt: skip
     """De-identify SRC into DST: a photo, a folder, or s3://bucket/prefix.
 
-    Photos, WebDataset tars, Parquet files with photos, and CelebA's layout. What is in S3 or an archive, and all that
-    --workers or --address is given for, is done by Ray, and goes on where it was when it is killed. On a cluster,
-    folders must be on a disk that all machines share, and each machine needs its own AWS credentials.
+    Photos, WebDataset tars, Parquet files with photos, and CelebA's layout. A job that was stopped or killed goes on
+    where it was by the same command. What is on this machine is done by this process; what is in S3, and all that
+    --workers or --address is given for, by Ray, to the same bytes. On a cluster, folders must be on a disk that all
+    machines share, and each machine needs its own AWS credentials. Exit status 1: nothing was released.
     """
     from anonymousnet.config import Config
-
-    config = Config.load(config_file, overrides)
-    if address or workers or _is_bulk(src, dst) or "://" in (audit or ""):
-        quarantined = _bulk(src, dst, audit, config, address, workers, endpoint_url, as_json)
-    else:
-        quarantined = _folder(src, dst, audit, config, as_json)
-    if strict and quarantined:
-        sys.exit(1)
-
-
-def _is_bulk(src: str, dst: str) -> bool:
-    """Whether these need more than one process and a folder: S3, archives, or CelebA's layout."""
-    if "://" in src or "://" in dst:
-        return True
-    here = resolve_path(src)
-    if (here / "img_align_celeba").is_dir() and (here / "list_attr_celeba.txt").is_file():
-        return True
-    return here.is_dir() and any(chain(here.rglob("*.tar"), here.rglob("*.parquet")))
-
-
-def _folder(src: str, dst: str, audit: str | None, config: Config, as_json: bool) -> int:
-    from anonymousnet.folder import anonymize_folder
-
-    summary = anonymize_folder(src, dst, config, audit, bar("photos"))
-    show(asdict(summary), as_json, [
-        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined{_later(summary.later_frames)}",
-        _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
-        f"report   {summary.report}",
-        f"private  {summary.private}",
-    ])  # fmt: skip
-    return summary.quarantined
-
-
-def _bulk(
-    src: str, dst: str, audit: str | None, config: Config, address: str | None, workers: int | None,
-    endpoint_url: str | None, as_json: bool,
-) -> int:  # fmt: skip
-    from anonymousnet.pipelines.bulk import anonymize_bulk
+    from anonymousnet.pipelines import bulk
 
     try:
-        summary = anonymize_bulk(
-            src, dst, config, audit, address=address, endpoint_url=endpoint_url, workers=workers,
-            progress=_lines if as_json else _bar,
+        done = bulk.anonymize(
+            src, dst, Config.load(config_file, overrides), audit, address=address, endpoint_url=endpoint_url,
+            workers=workers, progress=_lines if as_json else _bar,
         )  # fmt: skip
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt) as stop:
         click.echo("stopped; what is finished is kept: run the same command to go on", err=True)
-        raise
-    show(asdict(summary), as_json, [
-        f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
-        f"{summary.photos_per_second:.1f} photos/s; {summary.quarantined} quarantined, {summary.skipped} other files, "
-        f"{summary.left_out} members of archives left out{_later(summary.later_frames)}",
-        _epsilons(summary.epsilon, summary.photo_epsilon, summary.max_photo_epsilon, summary.t, summary.strength),
-        f"job      {summary.job} ({summary.kept} objects were done before)",
-        f"manifest {summary.manifest}",
-        f"signer   {summary.signer}",
-        f"private  {summary.private}",
+        sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+    reasons = ", ".join(f"{count} {kind}" for kind, count in done.reasons.items())
+    show(asdict(done), as_json, [
+        f"{done.released} of {done.photos} photos released, {done.faces} faces, {done.photos_per_second:.1f} photos/s; "
+        f"{done.quarantined} quarantined{reasons and f' ({reasons})'}, {done.skipped} other files and {done.left_out} "
+        f"members of archives left out{_later(done.later_frames)}",
+        _epsilons(done),
+        f"job      {done.job} ({done.kept} objects were done before)",
+        f"report   {done.report}",
+        f"manifest {done.manifest}",
+        f"signer   {done.signer}",
+        f"private  {done.private}",
     ])  # fmt: skip
-    return summary.quarantined
+    if not done.released or (strict and not done.whole):
+        sys.exit(1)
 
 
 def _later(photos: int) -> str:
@@ -115,9 +78,10 @@ def _later(photos: int) -> str:
     return f", later frames or pages of {photos} left out" if photos else ""
 
 
-def _epsilons(face: float, photo: float, largest: float, t: float, strength: float) -> str:
+def _epsilons(done: Summary) -> str:
     return (
-        f"epsilon {face:.2f} per face, {photo:.2f} per photo (at most {largest:.2f}), t {t:.3f}, strength {strength:g}"
+        f"epsilon {done.epsilon:.2f} per face, {done.photo_epsilon:.2f} per photo (at most "
+        f"{done.max_photo_epsilon:.2f}), t {done.t:.3f}, strength {done.strength:g}"
     )
 
 

@@ -40,10 +40,10 @@ def demo(out: Path, photos: Path | None, as_json: bool) -> None:
     """De-identify a few photos into OUT and say where the report is."""
     from anonymousnet.cluster.demo import write_photos
     from anonymousnet.config import Config
-    from anonymousnet.folder import anonymize_folder
+    from anonymousnet.pipelines.bulk import anonymize as release
 
     source = photos or write_photos(out / "photos")
-    summary = anonymize_folder(source, out / "released", Config(), out / "private", bar("photos"))
+    summary = release(source, out / "released", Config(), out / "private")
     show(asdict(summary), as_json, [
         f"{summary.released} of {summary.photos} photos released, {summary.faces} faces, "
         f"epsilon {summary.epsilon:.2f} per face",

@@ -1,38 +1,43 @@
-"""A bucket at a time: every photo of a source released or withheld exactly once, whatever dies on the way.
+"""One kind of job for a photo, a folder and a bucket: every photo is released or withheld exactly once, whatever dies.
 
-    source (S3 or folder) -> release: photos, manifest, statement
-                          -> audit:   jobs/, states/, RUN/records/ (private evidence), RUN/quarantine-*.jsonl
+    source (S3 or folder) -> release: photos, manifest/, manifest.json, release.parquet, report.html
+                          -> audit:   jobs/, states/, RUN/records/ (private evidence), RUN/quarantine-*.jsonl,
+                                      RUN/left-out-*.jsonl, RUN/unmatched.jsonl
 
-The job's id is a keyed hash of source, configuration, weights, key and software. The destination belongs to one job:
-the same command goes on where it was, and another one is refused.
+It is done in this process or by Ray, to the same bytes. The job's id is a keyed hash of source, configuration, weights,
+key and software. The destination belongs to one job: the same command goes on where it was, and another one is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import signal
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anonymousnet.align.detect import SHA256
 from anonymousnet.config import Config
 from anonymousnet.data.subjects import read_subjects
+from anonymousnet.device import threads
 from anonymousnet.errors import ConfigError
+from anonymousnet.pipelines import bulk_hands, bulk_here
 from anonymousnet.pipelines.bulk_places import hurried, open_places, replace_name
-from anonymousnet.pipelines.bulk_plan import Job, Survey, address_of, survey
+from anonymousnet.pipelines.bulk_plan import REPORT, STATEMENT, Job, Survey, address_of, survey
+from anonymousnet.pipelines.bulk_work import done_in
 from anonymousnet.pipelines.jobs import Hold, held
-from anonymousnet.pipelines.session import persistently, ray_session, software
-from anonymousnet.pipelines.storage import Storage
+from anonymousnet.pipelines.manifest import FORMAT, MARKER, marker_of, signer_of
+from anonymousnet.pipelines.release import publish_release
+from anonymousnet.pipelines.software import software
+from anonymousnet.pipelines.storage import Folder, Storage
 from anonymousnet.privacy.randomness import derive, load_key
 from anonymousnet.privacy.release_key import ReleaseKey
+from anonymousnet.report.release import Outcome
 
 if TYPE_CHECKING:
     from anonymousnet.anonymizer import Anonymizer
@@ -42,86 +47,82 @@ Progress = Callable[[Iterable[Tally], int, int], Iterable[Tally]]
 """(tallies of finished chunks, objects in all, objects that were done before) -> the same tallies."""
 
 
-@dataclass(frozen=True, slots=True)
-class BulkSummary:
-    """What a job did: every photo is released or quarantined; every other object is skipped."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Outcome):
+    """What a job did. Every photo is released or quarantined; all else is skipped, or left out of archives."""
 
     job: str
     run: str
-    photos: int
-    released: int
-    quarantined: int
-    faces: int
-    skipped: int
     kept: int
     """Objects that were done before this command."""
     seconds: float
     photos_per_second: float
-    """Of what this command did; Ray's start-up included."""
-    epsilon: float
-    """Of each face."""
-    photo_epsilon: float
-    """Mean over released photos with faces of the epsilon of a photo, the sum over its faces."""
-    max_photo_epsilon: float
-    """The largest of them."""
-    t: float
-    strength: float
-    guarantee: str
+    """Of what this command did; the start-up included."""
     manifest: str
+    report: str
     signer: str
     """Public key of the manifest's signature, hex."""
     private: str
-    reasons: dict[str, int] = field(default_factory=dict)
-    left_out: int = 0
-    """Members, columns and cells of archives that are not in the release; the audit place names them."""
-    unmatched: int = 0
+    """Where the audit place has what was withheld and left out, and the records."""
+    unmatched: int
     """Lines of `release.subjects` that name no photo; the audit place has them."""
-    later_frames: int = 0
-    """Released photos whose files held more frames or pages: the first one is released, the others are left out."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was in the source is in the release."""
+        return not (self.quarantined or self.skipped or self.left_out or self.later_frames)
 
 
-def anonymize_bulk(
-    src: str, dst: str, config: Config, audit: str | None = None, *, address: str | None = None,
+def anonymize(
+    src: str | Path, dst: str | Path, config: Config, audit: str | Path | None = None, *, address: str | None = None,
     endpoint_url: str | None = None, workers: int | None = None, progress: Progress = lambda done, *_: done,
-) -> BulkSummary:  # fmt: skip
-    """De-identify every photo of `src` into `dst`; each a folder or s3://bucket/prefix.
+) -> Summary:  # fmt: skip
+    """De-identify every photo of `src`, a photo, a folder or s3://bucket/prefix, into `dst`, a folder or s3://...
 
-    `workers`: at most so many processes [one per CPU, or per GPU]. SIGTERM ends it with status 143; the same call then
-    goes on.
+    Ray does it with `workers`, at most so many processes [one per CPU, or per GPU], on the cluster at `address` [this
+    machine]; and this process alone where neither is given and `src` is on this machine. SIGTERM ends it with status
+    143; the same call then goes on.
 
     Raises StorageError (a place refuses), ConfigError (places overlap, `dst` is another job's), ClusterError (no Ray,
-    workers die again and again, another driver is at it), DataError (the source changed), LedgerError.
+    workers die again and again, another driver is at it), DataError (the source changed), MachineError, LedgerError.
     """
     started = time.monotonic()
+    threads()  # a setting that nobody can work with is told now
     source, target, private = open_places(src, dst, audit, endpoint_url)
     surveyed = survey(source)
     config, anonymizer = _resolved(config, address)
     job = _job(source, target, private, surveyed, config, anonymizer)
     _claim(job, surveyed)
     with _graceful(), held(hurried(private), job.run) as hold:  # its beats come again, and its end is not waited for
+        for place in (target, private):
+            place.sweep()
         done_now: Counter[str] = Counter()
         kept = surveyed.objects - _missing(job, surveyed)
         hold.progress = {"objects": kept, "of": surveyed.objects}
         if kept < surveyed.objects:
-            tallies = _run(job, surveyed, config, address, workers)
+            subjects = read_subjects(config.release.subjects)
+            if isinstance(source, Folder) and workers is None and address is None:
+                tallies = bulk_here.run(job, surveyed, subjects, hold.owner, anonymizer)
+            else:
+                from anonymousnet.pipelines import bulk_ray  # Ray takes seconds
+
+                tallies = bulk_ray.run(job, surveyed, subjects, hold.owner, address, workers)
             for tally in progress(_watched(tallies, hold, kept, surveyed.objects), surveyed.objects, kept):
                 done_now.update(tally)
             _heed_sigterm()  # Ray has left without it
         hold.check()
-        from anonymousnet.pipelines.manifest import publish_manifest, signer_of
-
-        done = publish_manifest(job, surveyed, anonymizer)
-        kept = surveyed.objects - done_now["objects"]
-        hold.progress = {**done["counts"], "objects": surveyed.objects, "of": surveyed.objects}
-    seconds, counts, privacy = time.monotonic() - started, done["counts"], done["privacy"]
-    return BulkSummary(
-        job.id, job.run, counts["photos"], counts["released"], counts["quarantined"], counts["faces"],
-        counts["skipped"], kept, round(seconds, 3), round(done_now["photos"] / seconds, 3),
-        privacy["epsilon_per_face"], privacy["mean_epsilon_per_photo"], privacy["max_epsilon_per_photo"], privacy["t"],
-        privacy["strength"], privacy["covers"],
-        address_of(replace_name(target, "manifest.json")),
-        signer_of(job.key.value), address_of(private), done["reasons"], counts["left_out"], done["unmatched"],
-        done["later_frames"],
+        done, unmatched = publish_release(job, surveyed, anonymizer)
+        bulk_hands.clear(job)
+        for place in (target, private):
+            place.sweep()
+        hold.progress = {"objects": surveyed.objects, "of": surveyed.objects, "released": done.released}
+    seconds = time.monotonic() - started
+    return Summary(
+        **{name: getattr(done, name) for name in Outcome.__dataclass_fields__},
+        job=job.id, run=job.run, kept=surveyed.objects - done_now["objects"], seconds=round(seconds, 3),
+        photos_per_second=round(done_now["photos"] / seconds, 3),
+        manifest=address_of(replace_name(target, STATEMENT)), report=address_of(replace_name(target, REPORT)),
+        signer=signer_of(job.key.value), private=address_of(replace_name(private, job.run)), unmatched=unmatched,
     )  # fmt: skip
 
 
@@ -147,10 +148,9 @@ def _gpus(address: str | None) -> int:
         import torch
 
         return torch.cuda.device_count()
-    import ray
+    from anonymousnet.pipelines import bulk_ray
 
-    with ray_session(address):
-        return int(ray.cluster_resources().get("GPU", 0))
+    return bulk_ray.gpus(address)
 
 
 def _job(
@@ -169,7 +169,7 @@ def _job(
         "release": {"key_file", "ledger", "budget", "subjects"},
     }
     settings = {
-        "source": surveyed.fingerprint, "layout": surveyed.layout,
+        "format": FORMAT, "source": surveyed.fingerprint, "layout": surveyed.layout,
         "config": config.model_dump(mode="json", exclude=drop),
         "subjects": sorted(read_subjects(config.release.subjects).items()), "budget": config.release.budget,
         "ledger": config.release.ledger is not None, "weights": used, "detector": SHA256,
@@ -184,8 +184,6 @@ def _job(
 
 def _claim(job: Job, surveyed: Survey) -> None:
     """Make the destination the job's, and describe the job in the audit place. Raises ConfigError, StorageError."""
-    from anonymousnet.pipelines.manifest import MARKER, marker_of
-
     described = {
         "job": job.id, "run": job.run, "source": address_of(job.source), "release": address_of(job.target),
         "layout": job.layout, "objects": surveyed.objects, "bytes": surveyed.bytes, "skipped": surveyed.skipped,
@@ -205,54 +203,8 @@ def _claim(job: Job, surveyed: Survey) -> None:
 
 def _missing(job: Job, surveyed: Survey) -> int:
     """About how many objects are left: chunks without a record, at the size of the average chunk."""
-    from anonymousnet.pipelines.bulk_work import done_in
-
     left = sum(segment.chunks - int(done_in(job, segment).sum()) for segment in surveyed.segments)
     return -(-left * surveyed.objects // surveyed.chunks)
-
-
-def _run(
-    job: Job, surveyed: Survey, config: Config, address: str | None, workers: int | None
-) -> Iterator[Tally]:  # fmt: skip
-    """The tally of each chunk once its record stands, in any order."""
-    import ray
-    from ray.data import DataContext
-
-    from anonymousnet.pipelines.bulk_publish import TRIES
-    from anonymousnet.pipelines.bulk_work import stream
-
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told once, by us
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # Ray's own wrapping forgets ours on its way here
-    context.target_max_block_size = 1  # a chunk is a block of its own, and so a task of its own
-    with ray_session(address) as again, DataContext.current(context), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # how often an actor restarts has no other name yet
-        resources = ray.cluster_resources()
-        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        # A local Ray is told of more CPUs than there are, and a cluster's must leave one for reading and writing.
-        most = gpus if config.device == "cuda" else max(1, cpus - 1) if address else os.cpu_count() or 1
-        count = max(1, min(workers or most, surveyed.chunks))
-        subjects = read_subjects(config.release.subjects)
-
-        def start() -> Iterator[Tally]:
-            books = None if config.release.ledger is None else _books(job)
-            rows = stream(job, surveyed.segments, count, float(config.device == "cuda"), subjects, books)
-            for row in rows.iter_batches(batch_size=None, prefetch_batches=0):
-                yield {key: int(sum(values)) for key, values in row.items()}
-
-        yield from persistently(start, TRIES, again)
-
-
-def _books(job: Job) -> Any:
-    """The ledger's writer, on this machine."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from anonymousnet.pipelines.bulk_publish import Books
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Books.options(scheduling_strategy=here).remote(job)  # type: ignore[attr-defined]
 
 
 def _watched(tallies: Iterator[Tally], hold: Hold, kept: int, objects: int) -> Iterator[Tally]:

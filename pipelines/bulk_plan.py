@@ -1,4 +1,4 @@
-"""What a bulk job is, and how its source is cut into pieces that do not depend on who does them.
+"""What a job is, and how its source is cut into pieces that do not depend on who does them.
 
 A *chunk* is the unit that is done whole or again: some photos in the order of the listing, or one archive. A *segment*
 is a run of chunks that one task lists, reads and sends on. The driver keeps segments alone, never a listing.
@@ -16,21 +16,26 @@ from typing import Any
 
 from anonymousnet.config import Config
 from anonymousnet.data.celeba import ALIGNED
-from anonymousnet.errors import DataError, StorageError
+from anonymousnet.data.content import FIRST_BYTES, is_picture
+from anonymousnet.errors import DataError, MachineError, StorageError
 from anonymousnet.pipelines.samples import Item, Released, check_kept, kind_of, same_suffix
-from anonymousnet.pipelines.source import LISTS, fetch_list
+from anonymousnet.pipelines.source import LISTS, fetch_list, is_list
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
 from anonymousnet.privacy.release_key import ReleaseKey
 
-CHUNK, CHUNK_BYTES = 32, 32 << 20
+CHUNK, CHUNK_BYTES = 16, 32 << 20
 """A chunk ends with this many photos, or bytes of photos."""
 SEGMENT, SEGMENTS = 16, 2048
 """Chunks of a segment to begin with; with more segments than these, every two become one."""
 _WRAP = 1 << 256
 RESERVED = "manifest"
-"""Folder (and, with .json, file) of the release that is ours."""
+"""Folder of the release that is ours."""
+STATEMENT, TABLE, REPORT = f"{RESERVED}.json", "release.parquet", "report.html"
+"""Files of the release that are ours."""
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+"""Bytes of a part of a name, on all disks, and of a whole one, in S3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +72,25 @@ class Job:
         if self.config.bulk.names == "hashed":
             folder = {"photo": ALIGNED if self.layout == "celeba" else "photos"}.get(str(kind_of(name)), "shards")
             return f"{folder}/{self.alias(name)}{suffix}"
-        check_kept(name)
-        if PurePosixPath(name).parts[0] == RESERVED:
+        kept = name
+        if not same_suffix(name, suffix):
+            # Where the format changes, so does the name; it must be no other object's.
+            kept = name + suffix
+            try:
+                taken = self.source.has(kept)
+            except StorageError as error:
+                raise MachineError(str(error)) from error  # the storage's fault, and not the name's
+            if taken:
+                kept = f"{name}.{self.alias(name)[:8]}{suffix}"
+        check_kept(kept)
+        if PurePosixPath(kept).parts[0] in (RESERVED, STATEMENT, TABLE, REPORT):
+            raise StorageError(f"{name}: a name of the release's own cannot be kept; rename it, or use hashed names")
+        if len(kept.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in kept.split("/")):
             raise StorageError(
-                f"{name}: a name that leads elsewhere (to the manifest) cannot be kept; rename it, or use hashed names"
+                f"{kept}: expected a name of up to {LONGEST_NAME} bytes, {LONGEST_PATH} with its folders, got a longer "
+                "one; shorten it, or use hashed names"
             )
-        # Where the format changes, so does the name; the hash keeps it apart from any other object's.
-        return name if same_suffix(name, suffix) else f"{name}.{self.alias(name)[:8]}{suffix}"
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +113,10 @@ class Photo:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     account: str = ""
     """Whose epsilon it is: public. Empty without faces."""
+    public: dict[str, Any] = field(default_factory=dict)
+    """Public evidence that all its faces share."""
+    pictures: list[str] = field(default_factory=list)
+    """JPEGs of its faces as they were painted, in base64; of the photos that a report shows."""
     later_frames: bool = False
     """Whether the source's file holds further frames or pages, which are left out."""
 
@@ -140,7 +161,10 @@ class Survey:
 
 
 def survey(place: Storage) -> Survey:
-    """List the whole source once, page by page. Raises StorageError when it cannot be listed or holds no photo."""
+    """List the whole source once, page by page. Raises StorageError when it cannot be listed or holds no photo.
+
+    Files without a suffix are photos if they begin so.
+    """
     layout = "celeba" if _is_celeba(place) else "photos"
     whole = hashlib.sha256(layout.encode())
     objects = size = seen = chunks = part = 0
@@ -150,10 +174,10 @@ def survey(place: Storage) -> Survey:
     def counted() -> Iterator[Entry]:
         nonlocal seen
         for entry in place.scan():
-            seen += 1
+            seen += not (layout == "celeba" and is_list(entry.name))  # those are read
             yield entry
 
-    for chunk in cut(select(counted(), layout)):
+    for chunk in cut(select(place, counted(), layout)):
         if chunk.number - first == span:
             segments.append(Segment(first, span, after, part))
             first, after, part = chunk.number, last, 0
@@ -173,7 +197,7 @@ def survey(place: Storage) -> Survey:
 
 def chunks_of(place: Storage, layout: str, segment: Segment) -> list[Chunk]:
     """The chunks of one segment, listed anew. Raises DataError when the source is no longer what was surveyed."""
-    listed = cut(select(place.scan(segment.after), layout), segment.first)
+    listed = cut(select(place, place.scan(segment.after), layout), segment.first)
     found = list(islice(listed, segment.chunks))
     if len(found) != segment.chunks or sum(map(_digest, found)) % _WRAP != segment.digest:
         raise DataError(
@@ -183,11 +207,34 @@ def chunks_of(place: Storage, layout: str, segment: Segment) -> list[Chunk]:
     return found
 
 
-def select(entries: Iterable[Entry], layout: str) -> Iterator[Entry]:
+def select(place: Storage, entries: Iterable[Entry], layout: str) -> Iterator[Entry]:
     """The photos and archives among a listing; in CelebA's layout its aligned images alone."""
-    for entry in entries:
-        if kind_of(entry.name) and (layout == "photos" or entry.name.startswith(f"{ALIGNED}/")):
-            yield entry
+    return (entry for entry in entries if not _reason(place, entry, layout))
+
+
+def left_out(place: Storage, layout: str) -> Iterator[tuple[str, str]]:
+    """(name, reason) of what a source holds beside its photos and archives: it is not in the release. PRIVATE."""
+    for entry in place.scan():
+        reason = _reason(place, entry, layout)
+        if reason and not (layout == "celeba" and is_list(entry.name)):
+            yield entry.name, reason
+
+
+def _reason(place: Storage, entry: Entry, layout: str) -> str:
+    """Why an object is left out; empty for photos and archives, by their names or, without a suffix, first bytes."""
+    if layout == "celeba" and not entry.name.startswith(f"{ALIGNED}/"):
+        return f"in CelebA's layout the photos lie in {ALIGNED}"
+    if kind_of(entry.name):
+        return ""
+    if any(part.startswith(".") and part.strip(".") for part in PurePosixPath(entry.name).parts):
+        return "a hidden file"
+    if entry.fault:
+        return entry.fault
+    if PurePosixPath(entry.name).suffix or entry.name.endswith("/"):
+        return "neither a photo nor an archive by its name"
+    if not entry.size or not is_picture(place.begin(entry.name, FIRST_BYTES)):
+        return "it does not begin as a photo"
+    return ""
 
 
 def cut(entries: Iterable[Entry], number: int = 0) -> Iterator[Chunk]:
@@ -195,7 +242,7 @@ def cut(entries: Iterable[Entry], number: int = 0) -> Iterator[Chunk]:
     waiting: list[Entry] = []
     size = 0
     for entry in entries:
-        alone = kind_of(entry.name) != "photo"
+        alone = kind_of(entry.name) not in ("photo", None)
         if waiting and (alone or size + entry.size > CHUNK_BYTES):
             yield Chunk(number, tuple(waiting))
             waiting, size, number = [], 0, number + 1
@@ -210,7 +257,7 @@ def cut(entries: Iterable[Entry], number: int = 0) -> Iterator[Chunk]:
 
 def address_of(place: Any) -> str:
     """A place as a user writes it."""
-    return f"s3://{place.bucket}/{place.prefix}" if hasattr(place, "bucket") else str(place.root)
+    return f"s3://{place.bucket}/{place.prefix}" if hasattr(place, "bucket") else str(place.path)
 
 
 def _is_celeba(place: Storage) -> bool:

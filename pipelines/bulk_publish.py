@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import ray
-
 from anonymousnet.errors import AnonymousNetError, LedgerError, StorageError
+from anonymousnet.faults import check_machine
 from anonymousnet.pipelines.bulk_plan import Job, Work
 from anonymousnet.pipelines.samples import CONTENT_TYPES, Packed, Released, pack
 from anonymousnet.pipelines.storage import Storage
@@ -20,7 +20,13 @@ from anonymousnet.privacy.ledger import Ledger, Spend
 THREADS = 8
 """Requests that one task keeps under way: S3 answers slowly, but many at a time."""
 TRIES = 3
-"""How often a worker that dies over a chunk is replaced before the job gives up."""
+"""How often an object is put that can be neither written nor read."""
+Answers = list[tuple[str, str] | None]
+"""Of each photo: why it may not be released, or None."""
+
+
+_OF_THE_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+"""How a disk refuses a name that it cannot have, or that is a folder's."""
 
 
 def reason_of(error: BaseException) -> tuple[str, str]:
@@ -28,17 +34,16 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, " ".join(str(error).split())
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Books:
     """The ledger's one writer, where the driver is: a file that many machines wrote would not be safe."""
 
     def __init__(self, job: Job) -> None:
-        release = job.config.release
-        self.ledger = Ledger.of(release, job.key.value)
+        """Raises LedgerError."""
+        self.ledger = Ledger.of(job.config.release, job.key.value)
 
-    def spend(self, photos: list[list[Spend]]) -> list[tuple[str, str] | None]:
-        """Record each photo; why it may not be released, or None. Raises LedgerError."""
-        answers: list[tuple[str, str] | None] = []
+    def spend(self, photos: list[list[Spend]]) -> Answers:
+        """Record each photo. Raises LedgerError."""
+        answers: Answers = []
         for spends in photos:
             try:
                 self.ledger.spend_many(spends)
@@ -50,17 +55,18 @@ class Books:
         return answers
 
 
-def publish(row: dict[str, Any], job: Job, books: Any) -> dict[str, Any]:
-    """Spend, put, record, in this order: what is let out is paid for, and what is recorded is there."""
-    work: list[Work] = pickle.loads(row["objects"])
-    if books is not None:
+def publish(
+    job: Job, number: int, work: list[Work], spend: Callable[[list[list[Spend]]], Answers] | None
+) -> dict[str, int]:
+    """Spend, put, record a chunk, in this order: what is let out is paid for, and what is recorded is there."""
+    if spend is not None:
         paid = [photo for one in work for photo in one.photos if photo.spends]
-        for photo, refused in zip(paid, ray.get(books.spend.remote([p.spends for p in paid])), strict=True):
+        for photo, refused in zip(paid, spend([photo.spends for photo in paid]), strict=True):
             if refused:
                 photo.released, photo.withheld, photo.evidence = None, refused, []
     with ThreadPoolExecutor(THREADS) as pool:
         lines = list(pool.map(partial(_publish, job), work))
-    job.audit.create(job.record(int(row["number"])), "".join(json.dumps(line) + "\n" for line in lines).encode())
+    job.audit.create(job.record(number), "".join(json.dumps(line) + "\n" for line in lines).encode())
     return tally(lines)
 
 
@@ -86,13 +92,20 @@ def _publish(job: Job, work: Work) -> dict[str, Any]:
     data, names = packed.data, packed.names
     if names:  # a tar sample goes as a whole, so nothing may be left
         suffix = released[""].suffix if work.kind == "photo" else f".{work.entry.name.rsplit('.', 1)[-1].lower()}"
-        record["object"] = job.released_name(work.entry.name, suffix)
-        record["sha256"] = hashlib.sha256(data).hexdigest()
-        put_same(job.target, record["object"], data, CONTENT_TYPES[suffix], dict(work.fetched.encryption))  # type: ignore[union-attr]
+        name = job.released_name(work.entry.name, suffix)
+        try:
+            put_same(job.target, name, data, CONTENT_TYPES[suffix], dict(work.fetched.encryption))  # type: ignore[union-attr]
+            record |= {"object": name, "sha256": hashlib.sha256(data).hexdigest()}
+        except StorageError as error:
+            if getattr(error.__cause__, "errno", None) not in _OF_THE_NAME:
+                raise
+            _withhold(work, released, error)
+            packed = Packed(b"", names := {}, {})
     record["photos"] = [
         {"photo": names[name], "alias": job.alias(work.entry.name, name),
          "sha256": hashlib.sha256(one.data).hexdigest(), "width": one.width, "height": one.height, "faces": one.faces,
-         "account": known[name].account, "later_frames": known[name].later_frames}
+         "account": known[name].account, "later_frames": known[name].later_frames,
+         "public": known[name].public, "pictures": known[name].pictures}
         for name, one in released.items() if name in names
     ]  # fmt: skip
     lost = ("SampleWithheld", "another photo of its sample was withheld")
@@ -123,10 +136,16 @@ def _packed(job: Job, work: Work, released: dict[str, Released]) -> Packed:
         rename = partial(_rename, job, work)
         return pack(work.kind, work.fetched.data, released, withheld, job.config.bulk, rename)
     except Exception as error:  # one odd archive is one withheld object, not the end of the job
-        for photo in work.photos:
-            photo.released, photo.evidence, photo.withheld = None, [], photo.withheld or reason_of(error)
-        released.clear()
+        check_machine(error)
+        _withhold(work, released, error)
         return nothing
+
+
+def _withhold(work: Work, released: dict[str, Released], error: Exception) -> None:
+    """Nothing of an object is let out, whatever it has spent."""
+    for photo in work.photos:
+        photo.released, photo.evidence, photo.withheld = None, [], photo.withheld or reason_of(error)
+    released.clear()
 
 
 def _rename(job: Job, work: Work, name: str) -> str:
@@ -145,6 +164,8 @@ def put_same(
             found = place.fetch(name).data
         except FileNotFoundError:  # another worker was about to write it, and died
             continue
+        except OSError as error:
+            raise StorageError(f"{name}: the destination has something else there ({error.strerror})") from error
         if found == data:
             return
         raise StorageError(

@@ -1,4 +1,4 @@
-"""A bulk job's work, on Ray Data: list and get (tasks) -> the four stages (actors) -> spend, put, record (tasks).
+"""A job's work, whoever does it: list and get -> the four stages -> (bulk_publish) spend, put, record.
 
 A chunk counts as done once its record stands in the audit place. Until then it may be done again, by anybody: every
 write says "only if there is nothing yet", and whatever is there already must be the very same bytes.
@@ -6,63 +6,35 @@ write says "only if there is nothing yet", and whatever is there already must be
 
 from __future__ import annotations
 
-import pickle
+import base64
+import io
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy, read_datasource
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
+from PIL import Image
 
 from anonymousnet.data.subjects import Subjects
 from anonymousnet.errors import AnonymousNetError, ConfigError, NoFaceFound, StorageError
+from anonymousnet.faults import check_machine
+from anonymousnet.pipelines.bulk_hands import Hands
 from anonymousnet.pipelines.bulk_plan import Job, Photo, Segment, Work, chunks_of
-from anonymousnet.pipelines.bulk_publish import THREADS, TRIES, publish, reason_of
+from anonymousnet.pipelines.bulk_publish import THREADS, reason_of
 from anonymousnet.pipelines.samples import LARGEST, Item, Released, check_kept, kind_of, unpack
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
+from anonymousnet.report.release import SHOWN_FACES
 
+if TYPE_CHECKING:
+    from anonymousnet.anonymizer import Anonymizer
 
-class Listing(Datasource):
-    """The chunks that are not done yet, with their objects' bytes; a row each.
-
-    What is done is looked up here, once. When a machine is lost Ray reads a segment again and takes the rows it lacks
-    by their place: were those left out that have been done since, others would stand there, and some chunk nowhere.
-    """
-
-    def __init__(self, job: Job, segments: tuple[Segment, ...]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.job, self.parts = job, [(segment, done_in(job, segment)) for segment in segments]
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Not known beforehand."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One task a segment."""
-        nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(read, self.job, *part), nothing) for part in self.parts]
-
-
-def stream(job: Job, segments: tuple[Segment, ...], workers: int, gpus: float, subjects: Subjects, books: Any) -> Any:
-    """The pipeline: a Ray data set whose rows are tallies of finished chunks."""
-    pool = ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2)
-    few = TaskPoolStrategy(size=-(-workers // 2))  # they wait for the network; more would only cost memory
-    return (
-        read_datasource(Listing(job, segments), override_num_blocks=len(segments), compute=few, num_cpus=0.25)
-        .map(
-            Protect, fn_constructor_args=(job, subjects), compute=pool, num_cpus=1, num_gpus=gpus or None,
-            max_restarts=-1, max_task_retries=TRIES,
-        )
-        .map(publish, fn_args=(job, books), compute=few, num_cpus=0.25)
-    )  # fmt: skip
+Got = list[tuple[Entry, Fetched | str]]
+"""A chunk's objects: bytes, or why there are none."""
+_RECORD = re.compile(r"\d{8}\.jsonl")
 
 
 def done_in(job: Job, segment: Segment) -> NDArray[np.bool_]:
@@ -70,6 +42,8 @@ def done_in(job: Job, segment: Segment) -> NDArray[np.bool_]:
     below, done = f"{job.run}/records/", np.zeros(segment.chunks, bool)
     before = f"{segment.first - 1:08}.jsonl" if segment.first else ""
     for entry in job.audit.scan(before, below):
+        if not _RECORD.fullmatch(entry.name):
+            continue  # what others leave there
         number = int(entry.name[:8]) - segment.first
         if number >= segment.chunks:
             break
@@ -77,22 +51,21 @@ def done_in(job: Job, segment: Segment) -> NDArray[np.bool_]:
     return done
 
 
-def read(job: Job, segment: Segment, done: NDArray[np.bool_]) -> Iterator[pa.Table]:
-    """Blocks of one row: a chunk's number and its objects; of the chunks that were not `done`."""
+def read(job: Job, segment: Segment, done: NDArray[np.bool_]) -> Iterator[tuple[int, Got]]:
+    """Number and objects of the chunks that were not `done`, one after the other."""
     if done.all():
         return
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in chunks_of(job.source, job.layout, segment):
             if not done[chunk.number - segment.first]:
-                got = list(pool.map(partial(_get, job.source), chunk.entries))
-                yield pa.table({
-                    "number": [chunk.number],
-                    "objects": pa.array([pickle.dumps(list(zip(chunk.entries, got, strict=True)))], pa.large_binary()),
-                })  # fmt: skip
+                got = pool.map(partial(_get, job.source), chunk.entries)
+                yield chunk.number, list(zip(chunk.entries, got, strict=True))
 
 
 def _get(place: Storage, entry: Entry) -> Fetched | str:
     """An object's bytes, or why there are none. Raises StorageError when the storage itself is out of reach."""
+    if entry.fault:
+        return entry.fault
     if entry.size > LARGEST:
         return f"{entry.size >> 20} MiB, the limit is {LARGEST >> 20}; split it"
     try:
@@ -108,13 +81,14 @@ def _get(place: Storage, entry: Entry) -> Fetched | str:
 
 
 class Protect:
-    """The actor: decode, detect, align, the four stages, encode."""
+    """Decode, detect, align, the four stages, encode. A process makes one and keeps it."""
 
-    def __init__(self, job: Job, subjects: Subjects) -> None:
+    def __init__(self, job: Job, subjects: Subjects, driver: str, anonymizer: Anonymizer | None = None) -> None:
+        """`driver`: who watches over this process. `anonymizer`: if the job's is at hand."""
         from anonymousnet.anonymizer import Anonymizer  # torch, which readers and writers need not wait for
 
-        self.job, self.subjects = job, subjects
-        self.anonymizer = Anonymizer.load(job.config, job.key.value)
+        self.job, self.subjects, self.driver = job, subjects, driver
+        self.anonymizer = anonymizer or Anonymizer.load(job.config, job.key.value)
         have = (self.anonymizer.weights, self.anonymizer.runner.form)
         if have != (job.weights, job.form):
             raise ConfigError(
@@ -122,30 +96,43 @@ class Protect:
                 f"{have[0]}, {have[1]}; install the same weights on all machines and set device and precision"
             )
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A chunk's objects, protected."""
+    def __call__(self, number: int, objects: Got) -> list[Work]:
+        """A chunk's objects, protected. Raises MachineError, ConfigError, WeightsError: they are no photo's fault."""
+        with Hands(self.job, self.driver, number) as hands:
+            work = [self._open(entry, got, hands) for entry, got in objects]
+            for one in work:
+                one.items = [item for item in one.items if self._may_work(one, item, hands)]
+            results = self._results(work, hands)
+            for one in work:
+                one.photos += [self._photo(number, one, item, next(results)) for item in one.items]
+                one.items = []
+        return work
+
+    def _results(self, work: list[Work], hands: Hands) -> Iterator[Any]:
+        """What `protect` says of each photo, in order."""
         from anonymousnet.protect import protect
 
-        work = [self._open(entry, got) for entry, got in pickle.loads(row["objects"])]
-        for one in work:
-            one.items = [item for item in one.items if self._may_work(one, item)]
-        asked = ((item.data, self._subject(one, item)) for one in work for item in one.items)
-        results = protect(self.anonymizer, asked)
-        for one in work:
-            one.photos += [self._photo(item, next(results)) for item in one.items]
-            one.items = []
-        return {"number": int(row["number"]), "objects": pickle.dumps(work)}
+        photos = ((one, item) for one in work for item in one.items)
+        if not hands.careful:
+            yield from protect(self.anonymizer, ((item.data, self._subject(one, item)) for one, item in photos))
+        for one, item in photos:  # somebody died over one of them: one at a time, to know over which
+            hands.take(_label(one.entry, item))
+            yield from protect(self.anonymizer, [(item.data, self._subject(one, item))])
 
-    def _open(self, entry: Entry, got: Fetched | str) -> Work:
+    def _open(self, entry: Entry, got: Fetched | str, hands: Hands) -> Work:
         """An object taken apart; whole objects that cannot be used are one withheld photo."""
-        kind = str(kind_of(entry.name))
+        kind = kind_of(entry.name) or "photo"  # by its first bytes, else it would not be here
+        if hands.careful:
+            hands.take(_label(entry))
         try:
             if isinstance(got, str):
                 raise StorageError(got)
+            hands.check(_label(entry))
             self.job.released_name(entry.name, ".jpg")  # before the work, not after it
             items = unpack(kind, got.data, self.job.config.bulk)
             return Work(entry, kind, Fetched(b"", "", got.encryption) if kind == "photo" else got, [], items)
         except Exception as error:  # readers of archives raise nearly anything: one of them is one withheld object
+            check_machine(error)
             return Work(entry, kind, None, [Photo("", withheld=reason_of(error))])
 
     def _subject(self, work: Work, item: Item) -> str | None:
@@ -156,9 +143,10 @@ class Protect:
             work.named.append(name)
         return self.subjects.of(*names, budget=self.job.config.release.budget)
 
-    def _may_work(self, work: Work, item: Item) -> bool:
+    def _may_work(self, work: Work, item: Item, hands: Hands) -> bool:
         """Whether a photo can be released at all; if not it is withheld, before it is worked on."""
         try:
+            hands.check(_label(work.entry, item))
             self._subject(work, item)
             if self.job.config.bulk.names == "kept" and work.kind == "webdataset":
                 check_kept(item.name.removeprefix("./"))
@@ -167,7 +155,7 @@ class Protect:
             return False
         return True
 
-    def _photo(self, item: Item, done: Any) -> Photo:
+    def _photo(self, number: int, work: Work, item: Item, done: Any) -> Photo:
         from anonymousnet.anonymizer import Release
         from anonymousnet.data.images import load_photo
         from anonymousnet.encode import encode_release
@@ -184,14 +172,25 @@ class Protect:
             else:
                 image, faces = done.release.image, _faces(done)
                 data, suffix = done.data, done.suffix
-                photo = Photo(item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done),
-                              account=done.prepared.account,
-                              later_frames=done.prepared.image.later_frames)  # fmt: skip
+                photo = Photo(
+                    item.name, spends=self.anonymizer.spends(done.prepared), evidence=_evidence(done),
+                    account=done.prepared.account, public=_public(done),
+                    pictures=_pictures(done) if number < SHOWN_FACES else [],
+                    later_frames=done.prepared.image.later_frames,
+                )  # fmt: skip
+            if work.kind == "photo":
+                self.job.released_name(work.entry.name, suffix)
         except Exception as error:  # encoders fed odd sizes raise nearly anything: withheld, and the job goes on
+            check_machine(error)
             return Photo(item.name, withheld=reason_of(error))
         height, width = image.rgb.shape[:2]
         photo.released = Released(data, suffix, width, height, tuple(faces))
         return photo
+
+
+def _label(entry: Entry, item: Item | None = None) -> str:
+    """What a worker has in hand: an object, or one of its photos."""
+    return entry.name if item is None else f"{entry.name}/{item.name}"
 
 
 def _faces(done: Any) -> list[dict[str, Any]]:
@@ -208,10 +207,24 @@ def _faces(done: Any) -> list[dict[str, Any]]:
 
 def _inverted(linear: Any) -> Any:
     """The inverse of a 2x2 matrix, by exactly rounded operations: the same on every machine."""
-    import numpy as np
-
     (a, b), (c, d) = linear
     return np.array([[d, -b], [-c, a]]) / (a * d - b * c)
+
+
+def _public(done: Any) -> dict[str, Any]:
+    """The public evidence that a photo's faces share; weights are the job's."""
+    public = asdict(done.release.faces[0].evidence.public)
+    return {key: value for key, value in public.items() if key not in ("released", "account", "weights")}
+
+
+def _pictures(done: Any) -> list[str]:
+    """A JPEG of each of the first faces of a photo, in base64."""
+    pictures = []
+    for face in done.release.faces[:SHOWN_FACES]:
+        buffer = io.BytesIO()
+        Image.fromarray(face.pixels).save(buffer, "JPEG", quality=92, subsampling=0)
+        pictures.append(base64.b64encode(buffer.getvalue()).decode())
+    return pictures
 
 
 def _evidence(done: Any) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -26,6 +27,9 @@ BEAT = 3.0
 """Seconds between two signs of life."""
 
 
+_JOB = re.compile(r"jobs/[0-9a-f]{32}-[0-9a-f]{8}\.json")
+
+
 class Hold:
     """A driver's hold on a job."""
 
@@ -33,7 +37,7 @@ class Hold:
         self.audit, self.name, self.run = audit, f"states/{run}.json", run
         self.progress: dict[str, Any] = {}
         self.lost = False
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.owner = f"{_here()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._version: str | None = None
 
     def take(self) -> None:
@@ -43,7 +47,7 @@ class Hold:
             found = _state(self.audit, self.name)
             version = found[1] if found else None
             lapsed = version == seen and time.monotonic() - since > TTL
-            if found is None or found[0]["state"] != "running" or lapsed:
+            if found is None or found[0]["state"] != "running" or lapsed or _is_dead(found[0]["owner"]):
                 self._version = self.audit.swap(self.name, self._body("running"), version)
                 if self._version:
                     return
@@ -62,7 +66,7 @@ class Hold:
         if new is None:
             # The answer to our own last word may have been lost on its way.
             found = _state(self.audit, self.name)
-            if found is None or found[0]["owner"] != self._owner:
+            if found is None or found[0]["owner"] != self.owner:
                 self.lost = True
                 return
             new = self.audit.swap(self.name, self._body(state), found[1])
@@ -74,7 +78,7 @@ class Hold:
             raise ClusterError(f"job {self.run} was taken over by another driver; leave it to that one")
 
     def _body(self, state: str) -> bytes:
-        beat = {"state": state, "owner": self._owner, "beat": time.time(), **self.progress}
+        beat = {"state": state, "owner": self.owner, "beat": time.time(), **self.progress}
         return json.dumps(beat, sort_keys=True).encode()
 
 
@@ -105,13 +109,13 @@ def held(audit: Storage, run: str) -> Iterator[Hold]:
 
 def list_jobs(audit: Storage) -> Iterator[dict[str, Any]]:
     """Every job of an audit place: its description and its state. Raises StorageError."""
-    for name in sorted(audit.files("jobs")):
+    for name in _jobs(audit):
         yield show_job(audit, name.removeprefix("jobs/").removesuffix(".json"))
 
 
 def show_job(audit: Storage, run: str) -> dict[str, Any]:
     """One job, by the beginning of its name. Raises ConfigError when there is none, or more than one."""
-    names = [name for name in audit.files("jobs") if name.startswith(f"jobs/{run}")]
+    names = [name for name in _jobs(audit) if name.startswith(f"jobs/{run}")]
     if len(names) != 1:
         raise ConfigError(f"expected one job called {run}…, found {len(names)}; `anonymousnet jobs list` names them")
     try:
@@ -120,9 +124,38 @@ def show_job(audit: Storage, run: str) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise StorageError(f"cannot read job {run}: {error}; check the audit place") from error
     state = found[0] if found else {"state": "stopped", "objects": 0, "of": described.get("objects", 0)}
-    if state["state"] == "running" and time.time() - state["beat"] > 2 * TTL:
+    silent = time.time() - state.get("beat", 0) > 2 * TTL
+    if state["state"] == "running" and (silent or _is_dead(state["owner"])):
         state["state"] = "dead"  # killed: the same command takes it up again
     return {**described, **state}
+
+
+def _jobs(audit: Storage) -> list[str]:
+    """Names of the jobs' descriptions, in order; whatever else lies there is nobody's business."""
+    return sorted(name for name in audit.files("jobs") if _JOB.fullmatch(name))
+
+
+def _here() -> str:
+    """This machine, and where in it numbers of processes mean the same."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{space.strip('pid:[]')}"
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether the driver was a process of this machine that is gone: then nobody need wait for its silence."""
+    here, _, rest = owner.partition(":")
+    number = rest.partition(":")[0]
+    try:
+        if here == _here() and number.isdigit():
+            os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        pass
+    return False
 
 
 def _state(audit: Storage, name: str) -> tuple[dict[str, Any], str] | None:
@@ -131,4 +164,8 @@ def _state(audit: Storage, name: str) -> tuple[dict[str, Any], str] | None:
         found = audit.fetch(name)
     except FileNotFoundError:
         return None
-    return json.loads(found.data), found.version
+    try:
+        state = json.loads(found.data)
+        return {"owner": state["owner"], "state": state["state"], **state}, found.version
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{name}: expected a job's state, found something else; delete it and run again") from error

@@ -25,7 +25,8 @@ from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import ConfigError, StorageError
-from anonymousnet.pipelines.session import Again, persistently, ray_session, software
+from anonymousnet.pipelines.session import Again, persistently, ray_session
+from anonymousnet.pipelines.software import software
 from anonymousnet.pipelines.source import Labels, Source, read_source
 from anonymousnet.pipelines.storage import Storage, storage_of
 

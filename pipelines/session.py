@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
@@ -175,8 +174,3 @@ def _attended(start: Callable[[], Iterator[T]], again: Again) -> Iterator[T]:
 def _machines() -> set[str]:
     """Who is alive."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-
-def software() -> dict[str, str]:
-    """What the bytes of a face depend on: versions by name."""
-    return {name: version(name) for name in ("anonymousnet", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")}

@@ -6,7 +6,6 @@ endpoint is given, or AWS_ENDPOINT_URL_S3's, or AWS_ENDPOINT_URL's.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from anonymousnet.data.images import PHOTO_SUFFIXES, find_photos
+from anonymousnet.data.images import PHOTO_SUFFIXES
 from anonymousnet.data.paths import resolve_path
-from anonymousnet.data.store import make_folders, write_atomic
 from anonymousnet.errors import StorageError
+from anonymousnet.pipelines.disk import Entry as Entry
+from anonymousnet.pipelines.disk import Fetched as Fetched
+from anonymousnet.pipelines.disk import Folder as Folder
 from anonymousnet.pipelines.s3 import HELD, MISSING, code_of, explained, patiently
 from anonymousnet.pipelines.s3 import client as _client
 
@@ -27,108 +28,6 @@ HURRIED, PATIENT = 0.0, 300.0
 """Seconds to wait for a server that is away or unwell: somebody waits for an answer, or a long job goes on."""
 PART = 64 << 20
 """Bytes; larger objects are written in parts of this size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An object as it is listed."""
-
-    name: str
-    size: int
-    """Bytes."""
-    version: str
-    """ETag, or the file's size and time of change: other bytes have another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """An object as it was read."""
-
-    data: bytes
-    version: str
-    encryption: Mapping[str, str]
-    """How the server encrypts it, in the words of a put request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder on this machine's disk, or on one that all machines share."""
-
-    root: Path
-    private: bool = False
-    """Whether what is written is for its owner alone."""
-
-    def photos(self, below: str = "") -> list[tuple[str, int]]:
-        """(name relative to `below`, bytes) of every photo in it, sorted by name. Raises StorageError."""
-        top = self.root / below
-        if not below and not top.is_dir():
-            raise StorageError(f"no such folder: {top}; check the path")
-        if not top.is_dir():
-            return []
-        try:
-            return sorted((path.relative_to(top).as_posix(), path.stat().st_size) for path in find_photos(top))
-        except OSError as error:
-            raise StorageError(f"cannot list {top}: {error.strerror}; give a folder that you may read") from error
-
-    def files(self, below: str) -> set[str]:
-        """Names, relative to the root, of the files directly in `below`. Raises StorageError."""
-        top = self.root / below
-        try:
-            return {f"{below}/{path.name}" for path in top.iterdir()} if top.is_dir() else set()
-        except OSError as error:
-            raise StorageError(f"cannot list {top}: {error.strerror}; give a folder that you may read") from error
-
-    def read(self, name: str) -> bytes:
-        """One file. Raises OSError when this one cannot be read."""
-        return (self.root / name).read_bytes()
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write one file, whole or not at all. Raises StorageError."""
-        write_atomic(self.root / name, data, private=self.private)
-
-    def scan(self, after: str = "", below: str = "") -> Iterator[Entry]:
-        """Every file below `below`, hidden ones too, from behind `after` on, in an order of its own.
-
-        Linked folders are not entered; linked files count only if they lie inside. Raises StorageError.
-        """
-        top = self.root / below
-        if not below and not top.is_dir():
-            raise StorageError(f"no such folder: {top}; check the path")
-        if not top.is_dir():
-            return
-        try:
-            yield from _walk(top, top.resolve(), tuple(PurePosixPath(after).parts), "")
-        except OSError as error:
-            raise StorageError(f"cannot list {top}: {error.strerror}; give a folder that you may read") from error
-
-    def fetch(self, name: str, version: str | None = None) -> Fetched:
-        """One file. Raises FileNotFoundError when it is gone or no longer of this version, OSError for all else."""
-        found = _version(self.root / name)
-        if version is not None and found != version:
-            raise FileNotFoundError(name)
-        return Fetched((self.root / name).read_bytes(), found, {})
-
-    def create(
-        self, name: str, data: bytes, content_type: str = "", encryption: Mapping[str, str] | None = None
-    ) -> bool:
-        """Write one file where there is none yet; False if there is one. Raises StorageError."""
-        return write_atomic(self.root / name, data, replace=False, private=self.private)
-
-    def swap(self, name: str, data: bytes, version: str | None) -> str | None:
-        """Put one file in the place of this version of it (None: of no file); its new version, or None if another was
-        there. Raises StorageError.
-        """
-        path = self.root / name
-        try:
-            make_folders(path.parent, self.private)
-            with open(os.open(path.parent / ".lock", os.O_RDWR | os.O_CREAT, 0o600), "rb+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if (_version(path) if path.exists() else None) != version:
-                    return None
-                write_atomic(path, data, private=self.private)
-                return _version(path)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}; check the permissions") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +54,16 @@ class Bucket:
         with explained(self, "read"):
             return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read())
 
+    def has(self, name: str) -> bool:
+        """As Folder's."""
+        return next((key for key, _ in self._list(name)), None) == ""  # of keys that begin so it is the first
+
+    def begin(self, name: str, size: int) -> bytes:
+        """As Folder's."""
+        with explained(self, "read"):
+            answer = self._do("get_object", Bucket=self.bucket, Key=self.prefix + name, Range=f"bytes=0-{size - 1}")
+            return bytes(answer["Body"].read())
+
     def put(self, name: str, data: bytes) -> None:
         """One object by a single request, which is whole or not at all. Raises StorageError."""
         with explained(self, "write"):
@@ -168,6 +77,9 @@ class Bucket:
         """Delete one object; no error if there is none. Raises StorageError."""
         with explained(self, "delete"):
             self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def sweep(self) -> None:
+        """As Folder's: nothing, for an upload has no name before it is whole."""
 
     def scan(self, after: str = "", below: str = "") -> Iterator[Entry]:
         """Every object below `below` in the order of their keys, from behind `after` on, page by page."""
@@ -297,24 +209,3 @@ def _is_photo(key: str) -> bool:
     """By the same rules as find_photos, but that a name without a suffix is no photo: nothing of it is read here."""
     path = PurePosixPath(key)
     return path.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _walk(folder: Path, inside: Path, after: tuple[str, ...], name: str) -> Iterator[Entry]:
-    """Files below a folder, each folder's by name; `name` is the folder's own, `after` what has been seen of it."""
-    with os.scandir(folder) as listed:
-        here = sorted(listed, key=lambda entry: entry.name)
-    for entry in here:
-        if after and entry.name < after[0]:
-            continue
-        seen = after[1:] if after and entry.name == after[0] else ()
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), inside, seen, f"{name}{entry.name}/")
-        elif entry.is_file() and not (after and entry.name == after[0]):
-            path = Path(entry.path)
-            if not entry.is_symlink() or path.resolve().is_relative_to(inside):
-                yield Entry(name + entry.name, entry.stat().st_size, _version(path))
-
-
-def _version(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"

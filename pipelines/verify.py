@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from anonymousnet.data.archives import check_archive
 from anonymousnet.errors import DataError, StorageError
-from anonymousnet.pipelines.bulk_plan import address_of
-from anonymousnet.pipelines.manifest import STATEMENT, opened
+from anonymousnet.pipelines.bulk_plan import RESERVED, STATEMENT, address_of
+from anonymousnet.pipelines.manifest import opened
 from anonymousnet.pipelines.samples import check_kept
 from anonymousnet.pipelines.storage import PATIENT, Folder, Storage, storage_of
 
@@ -121,7 +121,7 @@ def _expect(place: Storage, statement: dict[str, Any], names: sqlite3.Connection
     """Write down every object that the statement speaks of. A part that is not the signed one is not believed."""
     for name, sha256 in statement["files"].items():
         names.execute("INSERT INTO objects (name, sha256) VALUES (?, ?)", (name.encode(), sha256))
-        if not name.endswith(".parquet"):
+        if not name.startswith(f"{RESERVED}/part-"):
             continue
         try:
             data = place.fetch(name).data

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anonymousnet import draw
 from anonymousnet.config import Config
-from anonymousnet.device import arithmetic
+from anonymousnet.device import arithmetic, threads
 from anonymousnet.errors import AnonymousNetError
 from anonymousnet.pipelines.batchnorm import shared_batch_norms
 from anonymousnet.pipelines.deepspeed_engine import DeepSpeedEngine, prepare
@@ -70,7 +70,7 @@ def work(settings: dict[str, Any]) -> None:
     job: Job = settings["job"]
     if dist.get_backend() == "gloo":
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_num_threads(threads())
     try:
         _Worker(job).run()
     except AnonymousNetError as error:  # all workers come to it alike, and would again: no other attempt

@@ -169,10 +169,10 @@ class ReleaseConfig(Section):
 
 
 class BulkConfig(Section):
-    """Whole buckets: `anonymousnet anonymize` with S3, tar shards, Parquet, CelebA's layout or --workers."""
+    """`anonymousnet anonymize`: what becomes of names, of photos without faces, and of what stands beside photos."""
 
-    names: Literal["hashed", "kept"] = "hashed"
-    """How released objects are called: by a keyed hash of the source's name, or by that name."""
+    names: Literal["kept", "hashed"] = "kept"
+    """How released objects are called: by the source's names, or by keyed hashes of them (names may tell of people)."""
     faceless: Literal["withhold", "copy"] = "withhold"
     """Photos in which no face is found: withheld, or released as they are (but for metadata) and recorded as such."""
     members: Literal["drop", "copy"] = "drop"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -38,6 +39,14 @@ def quickest(device: str, precision: str) -> str:
     bfloat16 on the CPU it was measured on. For work that need not give the same bits as elsewhere."""
     gpu = device != "cpu" and torch.cuda.is_available()
     return "fp32" if precision == "auto" and not gpu and not torch.cpu._is_amx_tile_supported() else precision
+
+
+def threads() -> int:
+    """Threads of one process, as OMP_NUM_THREADS has it; 1 where it is not set. Raises ConfigError."""
+    said = os.environ.get("OMP_NUM_THREADS") or "1"
+    if not (said.isascii() and said.isdigit() and int(said) > 0):
+        raise ConfigError(f"OMP_NUM_THREADS: expected one number of 1 or more, got {said!r}; set it, or leave it out")
+    return int(said)
 
 
 def to_device(net: Net, device: torch.device) -> Net:

@@ -14,8 +14,10 @@
     │   └── StorageError            a folder, bucket or disk refuses to be read or written
     ├── FaceError                   raised for one photo; it is quarantined, the job goes on
     │   ├── NoFaceFound                 the detector saw no face, so nothing could be protected
-    │   └── ProtectionFailed            a face was seen but could not be replaced: fail closed
-    │       └── UnpaintedFace               what is to be released still shows what looks like a face
+    │   ├── ProtectionFailed            a face was seen but could not be replaced: fail closed
+    │   │   └── UnpaintedFace               what is to be released still shows what looks like a face
+    │   └── WorkerDied                  the process that worked on it died, again and again
+    ├── MachineError                memory, disk or a library of this machine fails: no photo's fault, the job ends
     ├── StageError                  a stage was handed, or returned, a batch of the wrong shape or range
     ├── WeightsError                weights are missing, altered, or of another architecture
     ├── CheckpointError             a training checkpoint is missing, damaged or of another run
@@ -26,8 +28,8 @@
         └── LedgerError             the ledger is locked, truncated or from a newer version
 
 A message says what was expected, what was found, and what to do about it. `DataError`, `ConfigError`,
-`WeightsError`, `CheckpointError`, `ClusterError` and `PrivacyError` end the command line with exit status 2 (the
-user can mend them); `ImageError` and `FaceError` never end a job.
+`WeightsError`, `CheckpointError`, `ClusterError`, `MachineError` and `PrivacyError` end the command line with exit
+status 2 (the user can mend them); `ImageError` and `FaceError` never end a job.
 """
 
 
@@ -93,6 +95,14 @@ class ProtectionFailed(FaceError):
 
 class UnpaintedFace(ProtectionFailed):
     """A photo, as it would be released, shows what looks like a face and was not painted."""
+
+
+class WorkerDied(FaceError):
+    """The process that worked on it died, again and again."""
+
+
+class MachineError(AnonymousNetError):
+    """Memory, disk, a library or a setting of this machine fails; whose photo it was at makes no difference."""
 
 
 class StageError(AnonymousNetError):

@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from anonymousnet.anonymizer import Anonymizer, PhotoLike, Prepared, Release
-from anonymousnet.errors import AnonymousNetError, ConfigError, WeightsError
+from anonymousnet.errors import AnonymousNetError, ConfigError, MachineError, WeightsError
 from anonymousnet.faces import FaceBatch, join, split
+from anonymousnet.faults import blame
 
 PIXELS = 64_000_000
 """Photos with this many pixels together are a batch, however few faces they have: memory stays bounded."""
-_BAD_PHOTO = (AnonymousNetError, MemoryError, ArithmeticError, ValueError, RuntimeError)
+_NO_PHOTOS = (WeightsError, ConfigError, MachineError)
+"""Errors that are no photo's fault."""
+_BATCH = (AnonymousNetError, MemoryError, ArithmeticError, ValueError, RuntimeError)
+"""Errors of a batch that its photos may not share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ def protect(
 ) -> Iterator[Protected | Exception]:  # fmt: skip
     """De-identify (photo, subject) pairs; for each, in order, the result or what is wrong with the photo.
 
-    Nothing is spent here. Raises WeightsError, ConfigError: they are no photo's fault.
+    Nothing is spent here. Raises WeightsError, ConfigError, MachineError: they are no photo's fault.
     """
     waiting: list[Prepared | Exception] = []
     faces = pixels = 0
@@ -43,10 +47,10 @@ def protect(
             waiting.append(one)
             faces += len(one.batch)
             pixels += one.hidden_HW.size
-        except (WeightsError, ConfigError):
+        except _NO_PHOTOS:
             raise
-        except _BAD_PHOTO as error:
-            waiting.append(error)
+        except Exception as error:  # decoders and detectors fed odd photos raise nearly anything
+            waiting.append(blame(error, anonymizer))
         if faces >= anonymizer.config.batch or pixels >= PIXELS:
             yield from _finished(anonymizer, waiting)
             waiting, faces, pixels = [], 0, 0
@@ -54,23 +58,24 @@ def protect(
 
 
 def _finished(anonymizer: Anonymizer, waiting: list[Prepared | Exception]) -> Iterator[Protected | Exception]:
-    done = iter(together(anonymizer.run, [one.batch for one in waiting if isinstance(one, Prepared)]))
+    parts = iter(together(anonymizer.run, [one.batch for one in waiting if isinstance(one, Prepared)]))
     for prepared in waiting:
         if isinstance(prepared, Exception):
             yield prepared
             continue
-        part = next(done)
+        part = next(parts)
         if isinstance(part, Exception):
-            yield part
+            yield blame(part, anonymizer)
             continue
         try:
             data, suffix, release = anonymizer.encode(prepared, anonymizer.finish(prepared, part))
-        except (WeightsError, ConfigError):
+            done = Protected(release, data, suffix, prepared, anonymizer.likeness(prepared, part))
+        except _NO_PHOTOS:
             raise
         except Exception as error:  # encoders fed odd sizes raise nearly anything
-            yield error
+            yield blame(error, anonymizer)
             continue
-        yield Protected(release, data, suffix, prepared, anonymizer.likeness(prepared, part))
+        yield done
 
 
 def together(run: Callable[[FaceBatch], FaceBatch], batches: Sequence[FaceBatch]) -> list[FaceBatch | Exception]:
@@ -82,7 +87,9 @@ def together(run: Callable[[FaceBatch], FaceBatch], batches: Sequence[FaceBatch]
         return []
     try:
         parts = split(run(join(batches)), [len(batch) for batch in batches])
-    except _BAD_PHOTO as error:
+    except _NO_PHOTOS:
+        raise
+    except _BATCH as error:
         return [error] if len(batches) == 1 else [part for one in batches for part in together(run, [one])]
     return [_with_evidence(part, batch) for part, batch in zip(parts, batches, strict=True)]
 

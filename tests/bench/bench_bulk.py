@@ -122,7 +122,7 @@ def _work(chunk: list[np.ndarray]) -> int:
 def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[Speed, int]:
     """Ours, and how many photos were released."""
     from anonymousnet.config import Config
-    from anonymousnet.pipelines.bulk import anonymize_bulk
+    from anonymousnet.pipelines.bulk import anonymize
     from anonymousnet.pipelines.session import ray_session
 
     started, at = time.monotonic(), list[tuple[float, float, int]]()
@@ -134,7 +134,7 @@ def _bulk(server: Seaweed, settings: tuple[str, ...]) -> tuple[Speed, int]:
 
     with ray_session():
         begun = time.monotonic()
-        done = anonymize_bulk(
+        done = anonymize(
             "s3://bench/in", "s3://bench/out", Config.load(None, settings), "s3://bench/audit",
             endpoint_url=server.endpoint, workers=CORES, progress=watched,
         )  # fmt: skip

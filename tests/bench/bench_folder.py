@@ -12,7 +12,7 @@ from PIL import Image
 
 from anonymousnet.config import Config
 from anonymousnet.data.synthetic import render_page
-from anonymousnet.folder import anonymize_folder
+from anonymousnet.pipelines.bulk import anonymize
 
 PAGES = 12
 
@@ -24,7 +24,7 @@ def main() -> None:
         for seed in range(PAGES):
             Image.fromarray(render_page(seed, faces=4)[0]).save(folder / "photos" / f"{seed}.jpg", quality=92)
         config = Config.load(None, [f"release.key_file={folder}/key"])
-        summary = anonymize_folder(folder / "photos", folder / "out", config)
+        summary = anonymize(folder / "photos", folder / "out", config)
         peer = _deface(sorted((folder / "photos").glob("*.jpg")))
     print(f"anonymousnet  {summary.photos_per_second:6.2f} photos/s  ({summary.faces} faces painted anew)")
     print(f"deface        {PAGES / peer:6.2f} photos/s  (blurred)")

@@ -14,7 +14,7 @@ from anonymousnet.cluster.plan import Phase, make_plan, rates
 from anonymousnet.cluster.sizes import Size
 from anonymousnet.cluster.yardstick import speed
 from anonymousnet.config import Config
-from anonymousnet.pipelines.bulk import anonymize_bulk
+from anonymousnet.pipelines.bulk import anonymize
 from anonymousnet.pipelines.preprocess import preprocess
 from anonymousnet.pipelines.train import train
 from anonymousnet.training.tasks import TASKS
@@ -42,7 +42,7 @@ def main() -> None:
         config = Config.load(None, [f"release.key_file={folder / 'key'}"])
         jobs: dict[str, Callable[[], float]] = {
             "preprocess": lambda: preprocess(str(folder / "preprocess"), str(folder / "shards"), shards=20).seconds,
-            "bulk": lambda: anonymize_bulk(str(folder / "bulk"), str(folder / "out"), config, workers=WORKERS).seconds,
+            "bulk": lambda: anonymize(str(folder / "bulk"), str(folder / "out"), config, workers=WORKERS).seconds,
             "train attributes": lambda: trained(str(folder / "rendered"), str(folder / "run")),
         }
         speeds = [speed()]

@@ -107,4 +107,4 @@ def test_any_key_is_listed_read_and_written_as_it_is(keeper: KeeperServer) -> No
     assert [entry.name for entry in place.scan()] == NAMES
     assert [entry.name for entry in place.scan(NAMES[3])] == NAMES[4:]
     assert {e.name: place.fetch(e.name, e.version).data.decode() for e in place.scan()} == {n: n for n in NAMES}
-    assert {e.name for e in select(place.scan(), "photos")} == {n for n in NAMES if n.endswith(".jpg")}
+    assert {e.name for e in select(place, place.scan(), "photos")} == {n for n in NAMES if n.endswith(".jpg")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from anonymousnet.config import Config
 from anonymousnet.pipelines.bulk_places import open_places
 from anonymousnet.pipelines.bulk_plan import CHUNK, Job, survey
-from anonymousnet.pipelines.bulk_work import Listing
+from anonymousnet.pipelines.bulk_ray import Listing
 from anonymousnet.privacy.release_key import ReleaseKey
 
 CHUNKS = 4

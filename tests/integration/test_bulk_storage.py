@@ -218,7 +218,12 @@ def test_a_state_that_nobody_renews_is_taken_over(tmp_path: Path, monkeypatch: p
     assert dead.lost
     living.renew()
     assert not living.lost
-    audit.put("jobs/run.json", b"{}")
-    assert jobs.show_job(audit, "ru")["state"] == "running"
+    run = f"{'0' * 32}-{'1' * 8}"
+    for name in ("run.json", ".DS_Store", f"{run}.json.tmp"):  # what is no job of ours is left alone
+        audit.put(f"jobs/{name}", b"no job")
+    audit.put(f"jobs/{run}.json", b"{}")
+    jobs.Hold(audit, run).take()
+    assert [job["state"] for job in jobs.list_jobs(audit)] == ["running"]
+    assert jobs.show_job(audit, "00")["state"] == "running"
     with pytest.raises(ConfigError, match="found 0"):
         jobs.show_job(audit, "other")

@@ -20,8 +20,8 @@ from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.synthetic import synthetic_dataset
 from anonymousnet.errors import AnonymousNetError
 from anonymousnet.evaluation import THIS, Evaluation, evaluate
-from anonymousnet.folder import anonymize_folder
 from anonymousnet.nets.embedder import Embedder, EmbedderConfig
+from anonymousnet.pipelines.bulk import anonymize
 from anonymousnet.privacy import examine, sweep
 from anonymousnet.privacy.finetune import Effort
 
@@ -49,7 +49,7 @@ class Case:
         rows = [f"{n} {' '.join('1' if v else '-1' for v in a)}" for n, a in zip(self.names, attributes, strict=True)]
         table = [str(len(rows)), " ".join(ATTRIBUTES), *rows]
         (folder / "list_attr_celeba.txt").write_text("\n".join(table) + "\n")
-        anonymize_folder(self.originals, self.release, config)
+        anonymize(self.originals, self.release, config)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import math
 import os
 import unicodedata
@@ -14,13 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.records import evidence, lines, quarantine, released_files
 
 from anonymousnet import Anonymizer
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.synthetic import render_page
 from anonymousnet.errors import ConfigError, NoFaceFound, PrivacyError, StorageError, WeightsError
-from anonymousnet.folder import Summary, anonymize_folder
+from anonymousnet.pipelines.bulk import Summary, anonymize
 from anonymousnet.privacy.ledger import Ledger
 
 
@@ -55,16 +55,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory, page: np.ndarray) -> Path:
 @pytest.fixture(scope="module")
 def done(photos: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Path, Path]:
     dst = tmp_path_factory.mktemp("out") / "released"
-    summary = anonymize_folder(photos, dst, config)
+    summary = anonymize(photos, dst, config)
     return summary, dst, dst.with_name("released-private")
-
-
-def released_files(dst: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(dst)): p.read_bytes()
-        for p in sorted(dst.rglob("*"))
-        if p.is_file() and p.name not in ("release.parquet", "report.html")
-    }
 
 
 def test_every_photo_is_accounted_for(done: tuple[Summary, Path, Path]) -> None:
@@ -80,13 +72,11 @@ def test_the_ten_good_photos_keep_their_names(done: tuple[Summary, Path, Path]) 
 
 
 def test_the_bad_ones_are_withheld_with_their_reason(done: tuple[Summary, Path, Path]) -> None:
-    entries = [json.loads(line) for line in (done[2] / "quarantine.jsonl").read_text().splitlines()]
-    kinds = {entry["photo"]: entry["kind"] for entry in entries}
-    assert kinds == {
+    assert quarantine(done[2]) == {
         "truncated.jpg": "TruncatedImage", "empty.jpg": "EmptyImage", "text.jpg": "UnreadableImage",
         "wall.jpg": "NoFaceFound",
     }  # fmt: skip
-    assert all(entry["reason"] for entry in entries)
+    assert all(entry["reason"] for entry in lines(done[2], "quarantine-*.jsonl"))
 
 
 def test_odd_formats_are_released_in_a_format_we_write(done: tuple[Summary, Path, Path]) -> None:
@@ -119,14 +109,14 @@ def test_nothing_private_stands_in_the_release(done: tuple[Summary, Path, Path])
     for path in done[1].rglob("*"):
         if path.is_file():
             data = path.read_bytes()
-            for word in (b"probabilit", b"similarity", b"changed", b"quarantine.jsonl", b"truncated.jpg", b"wall.jpg"):
+            for word in (b"probabilit", b"similarity", b"changed", b"quarantine-", b"truncated.jpg", b"wall.jpg"):
                 assert word not in data, (path.name, word)
 
 
 def test_private_evidence_lies_apart_and_is_for_the_owner_alone(done: tuple[Summary, Path, Path]) -> None:
     private = done[2]
     assert private.stat().st_mode & 0o777 == 0o700
-    rows = [json.loads(line) for line in (private / "evidence.jsonl").read_text().splitlines()]
+    rows = evidence(private)
     assert len(rows) == done[0].faces
     assert set(rows[0]["probabilities"]) == set(ATTRIBUTES)
     assert -1 <= rows[0]["similarity"] <= 1
@@ -135,7 +125,7 @@ def test_private_evidence_lies_apart_and_is_for_the_owner_alone(done: tuple[Summ
 def test_the_same_photos_key_and_name_give_the_same_bytes(
     done: tuple[Summary, Path, Path], photos: Path, config: Config, tmp_path: Path
 ) -> None:
-    anonymize_folder(photos, tmp_path / "again", config)
+    anonymize(photos, tmp_path / "again", config)
     assert released_files(tmp_path / "again") == released_files(done[1])
 
 
@@ -143,14 +133,14 @@ def test_another_release_name_gives_other_faces(
     done: tuple[Summary, Path, Path], photos: Path, small_weights: list[str], tmp_path: Path
 ) -> None:
     other = Config.load(None, [*small_weights, "release.name=second"])
-    anonymize_folder(photos / "good-0.jpg", tmp_path / "other", other)
+    anonymize(photos / "good-0.jpg", tmp_path / "other", other)
     assert released_files(tmp_path / "other")["good-0.jpg"] != released_files(done[1])["good-0.jpg"]
 
 
 def test_a_photo_alone_comes_out_as_within_its_folder(
     done: tuple[Summary, Path, Path], photos: Path, config: Config, tmp_path: Path
 ) -> None:
-    anonymize_folder(photos / "good-2.jpg", tmp_path / "one", config)
+    anonymize(photos / "good-2.jpg", tmp_path / "one", config)
     assert released_files(tmp_path / "one")["good-2.jpg"] == released_files(done[1])["good-2.jpg"]
 
 
@@ -162,26 +152,26 @@ def test_a_full_disk_leaves_no_half_written_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
-        anonymize_folder(photos / "good-0.jpg", tmp_path / "full", config)
+        anonymize(photos / "good-0.jpg", tmp_path / "full", config)
     assert not any(p.is_file() for p in (tmp_path / "full").rglob("*"))
 
 
 def test_users_mistakes_are_named(photos: Path, config: Config, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such photo or folder"):
-        anonymize_folder(tmp_path / "nowhere", tmp_path / "out", config)
-    with pytest.raises(ConfigError, match="must lie outside"):
-        anonymize_folder(photos, photos / "out", config)
-    with pytest.raises(ConfigError, match="must not stand beside the release"):
-        anonymize_folder(photos, tmp_path / "out", config, audit=tmp_path / "out" / "private")
+        anonymize(tmp_path / "nowhere", tmp_path / "out", config)
+    with pytest.raises(ConfigError, match="overlap"):
+        anonymize(photos, photos / "out", config)
+    with pytest.raises(ConfigError, match="nor with private evidence"):
+        anonymize(photos, tmp_path / "out", config, audit=tmp_path / "out" / "private")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("x")
-    with pytest.raises(ConfigError, match="not an empty folder"):
-        anonymize_folder(photos, tmp_path / "used", config)
+    with pytest.raises(ConfigError, match="holds other objects, such as file"):
+        anonymize(photos, tmp_path / "used", config)
     (tmp_path / "bare").mkdir()
-    with pytest.raises(StorageError, match="no photos under"):
-        anonymize_folder(tmp_path / "bare", tmp_path / "out", config)
+    with pytest.raises(StorageError, match="no photos in"):
+        anonymize(tmp_path / "bare", tmp_path / "out", config)
     with pytest.raises(WeightsError, match="no weights"):
-        anonymize_folder(photos, tmp_path / "out", Config.load(None, ["predict.weights=/nowhere"]))
+        anonymize(photos, tmp_path / "out", Config.load(None, ["predict.weights=/nowhere"]))
     assert not (tmp_path / "out").exists()
 
 
@@ -257,7 +247,7 @@ def test_the_ledger_counts_each_subject_once_per_photo_and_release(
         (good / f"{i}.jpg").write_bytes((photos / f"good-{i}.jpg").read_bytes())
     (tmp_path / "who").write_text("0.jpg ann\n2.jpg ann\n")
     config = Config.load(None, [*with_ledger, f"release.subjects={tmp_path}/who"])
-    epsilon = anonymize_folder(good, tmp_path / "a", config).photo_epsilon
+    epsilon = anonymize(good, tmp_path / "a", config).photo_epsilon
 
     def worst() -> float:
         ledger = Anonymizer.load(config).ledger()
@@ -266,10 +256,10 @@ def test_the_ledger_counts_each_subject_once_per_photo_and_release(
             return ledger.worst()
 
     assert worst() == pytest.approx(2 * epsilon)
-    anonymize_folder(good, tmp_path / "b", config)
+    anonymize(good, tmp_path / "b", config)
     assert worst() == pytest.approx(2 * epsilon), "a replay spends nothing"
     second = Config.load(None, [*with_ledger, f"release.subjects={tmp_path}/who", "release.name=second"])
-    anonymize_folder(good, tmp_path / "c", second)
+    anonymize(good, tmp_path / "c", second)
     assert worst() == pytest.approx(4 * epsilon)
 
 
@@ -279,7 +269,7 @@ def test_a_photo_over_budget_is_withheld_before_any_pixel_is_written(
     settings = [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=35"]  # three faces of 10
     for name, released in [("first", 1), ("second", 0)]:
         config = Config.load(None, [*settings, f"release.name={name}"])
-        summary = anonymize_folder(photos / "good-0.jpg", tmp_path / name, config)
+        summary = anonymize(photos / "good-0.jpg", tmp_path / name, config)
         assert (summary.released, summary.quarantined) == (released, 1 - released)
     assert summary.reasons == {"BudgetExceeded": 1}
     assert not (tmp_path / "second" / "good-0.jpg").exists()
@@ -292,7 +282,7 @@ def test_a_budget_without_a_ledger_and_a_bad_subject_list_are_refused(photos: Pa
     (tmp_path / "who").write_text("only\n")
     config = Config.load(None, [*small_weights, f"release.subjects={tmp_path}/who"])
     with pytest.raises(ConfigError, match="check line 1"):
-        anonymize_folder(photos, tmp_path / "x", config)
+        anonymize(photos, tmp_path / "x", config)
 
 
 def test_another_epsilon_draws_from_another_stream(small_weights: list[str], page: np.ndarray) -> None:
@@ -301,14 +291,6 @@ def test_another_epsilon_draws_from_another_stream(small_weights: list[str], pag
         for e in (3, 10)
     ]
     assert keys[0] != keys[1]
-
-
-def test_a_file_name_that_is_not_utf_8_is_no_trouble(photos: Path, config: Config, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    odd = os.fsdecode(b"caf\xe9.jpg")
-    (tmp_path / "in" / odd).write_bytes((photos / "good-0.jpg").read_bytes())
-    assert anonymize_folder(tmp_path / "in", tmp_path / "out", config).released == 1
-    assert (tmp_path / "out" / odd).exists()
 
 
 def test_a_list_from_a_spreadsheet_bounds_what_one_person_spends(
@@ -322,14 +304,14 @@ def test_a_list_from_a_spreadsheet_bounds_what_one_person_spends(
     listed = ["first.jpg jane", "Jane Doe 1.jpg jane", f"{unicodedata.normalize('NFC', 'Zoë.jpg')} jane", "typed.jpg x"]
     (tmp_path / "who").write_text("\n".join(listed), encoding="utf-8-sig")
     settings = [f"release.ledger={tmp_path}/ledger", "release.budget=10", f"release.subjects={tmp_path}/who"]
-    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", Config.load(None, [*small_weights, *settings]))
+    summary = anonymize(tmp_path / "in", tmp_path / "out", Config.load(None, [*small_weights, *settings]))
     assert (summary.released, summary.unmatched) == (1, 1)
     assert summary.reasons == {"BudgetExceeded": 2, "UnnamedSubject": 1}
     assert "1 of 4 lines match no photo, such as 'typed.jpg'" in caplog.text
-    told = tmp_path / "out-private" / "unmatched.jsonl"
-    assert json.loads(told.read_text()) == {"photo": "typed.jpg"}
+    (told,) = (tmp_path / "out-private").glob("*/unmatched.jsonl")
+    assert lines(tmp_path / "out-private", "unmatched.jsonl") == [{"photo": "typed.jpg"}]
     assert told.stat().st_mode & 0o777 == 0o600
-    assert b"typed.jpg" not in b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"typed.jpg" not in b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
 def test_paths_are_read_as_they_are_typed(
@@ -340,15 +322,15 @@ def test_paths_are_read_as_they_are_typed(
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert anonymize_folder("../in", ".", config).private == str(tmp_path / "empty-private")
+    assert Path(anonymize("../in", ".", config).private).parent == tmp_path / "empty-private"
     assert (tmp_path / "empty" / "one.jpg").exists()
-    summary = anonymize_folder("../in/one.jpg", "~/out", config, "~/deep/audit")
-    assert summary.private == str(tmp_path / "home" / "deep" / "audit")
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "home" / "deep" / "audit").iterdir()}
-    assert (modes, (tmp_path / "home" / "deep" / "audit").stat().st_mode & 0o777) == ({0o600}, 0o700)
+    summary = anonymize("../in/one.jpg", "~/out", config, "~/deep/audit")
+    assert Path(summary.private).parent == tmp_path / "home" / "deep" / "audit"
+    audit = tmp_path / "home" / "deep" / "audit"
+    assert {path.stat().st_mode & 0o777 for path in (audit, *audit.rglob("*"))} == {0o600, 0o700}
     (tmp_path / "open").mkdir(mode=0o755)
     with pytest.raises(PrivacyError, match="chmod 700"):
-        anonymize_folder("../in", "../other", config, "../open")
+        anonymize("../in", "../other", config, "../open")
     assert not (tmp_path / "other").exists()
 
 
@@ -367,7 +349,7 @@ def test_epsilon_of_a_photo_is_the_sum_over_its_faces(small_weights: list[str], 
     (tmp_path / "in").mkdir()
     for faces, seed in ((1, 11), (2, 3), (3, 3)):
         Image.fromarray(render_page(seed, faces=faces, width=240 * faces)[0]).save(tmp_path / "in" / f"{faces}.png")
-    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", Config.load(None, small_weights))
+    summary = anonymize(tmp_path / "in", tmp_path / "out", Config.load(None, small_weights))
     table = pq.read_table(tmp_path / "out" / "release.parquet").to_pandas()
     assert table.groupby("photo").photo_epsilon.first().tolist() == pytest.approx([10, 20, 30])
     assert set(table.epsilon.round(6)) == {10.0}
@@ -385,11 +367,11 @@ def test_a_strip_of_one_person_spends_all_its_faces(small_weights: list[str], tm
     (tmp_path / "who").write_text(lines + "\n")
     settings = [*small_weights, f"release.ledger={tmp_path}/ledger", f"release.subjects={tmp_path}/who"]
     config = Config.load(None, [*settings, "release.budget=29"])
-    assert anonymize_folder(tmp_path / "in", tmp_path / "a", config).reasons == {"BudgetExceeded": 1}
+    assert anonymize(tmp_path / "in", tmp_path / "a", config).reasons == {"BudgetExceeded": 1}
     with _ledger(config) as ledger:
         assert ledger.worst() == 0
     config = Config.load(None, [*settings, "release.budget=31"])
-    assert anonymize_folder(tmp_path / "in", tmp_path / "b", config).released == 1
+    assert anonymize(tmp_path / "in", tmp_path / "b", config).released == 1
     with _ledger(config) as ledger:
         assert ledger.worst() == pytest.approx(30)
 
@@ -401,7 +383,7 @@ def test_one_person_in_two_photos_beside_others(small_weights: list[str], tmp_pa
     (tmp_path / "who").write_text("a.png\tann\tberta\nb.png\tcarl\tann\n")
     config = Config.load(None, [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=15",
                                 f"release.subjects={tmp_path}/who"])  # fmt: skip
-    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", config)
+    summary = anonymize(tmp_path / "in", tmp_path / "out", config)
     assert (summary.released, summary.reasons) == (1, {"BudgetExceeded": 1})
     with _ledger(config) as ledger:
         assert (ledger.worst(), ledger.total()) == (pytest.approx(10), pytest.approx(20))
@@ -421,10 +403,10 @@ def test_copies_that_nobody_named_share_an_account(
     picture.resize((picture.width // 2, picture.height // 2)).save(tmp_path / "in" / "half.png")
     Image.fromarray(render_page(7, faces=1, width=320)[0]).save(tmp_path / "in" / "other.png")
     config = Config.load(None, [*small_weights, f"release.ledger={tmp_path}/ledger", "release.budget=15"])
-    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", config)
+    summary = anonymize(tmp_path / "in", tmp_path / "out", config)
     assert (summary.released, summary.reasons) == (2, {"BudgetExceeded": 8})
     assert (tmp_path / "out" / "other.png").exists()
-    again = anonymize_folder(tmp_path / "in", tmp_path / "again", config)
+    again = anonymize(tmp_path / "in", tmp_path / "again", config)
     assert again.released == 2, "a replay spends nothing, whoever else shares its account"
     with _ledger(config) as ledger:
         assert (ledger.worst(), ledger.total()) == (pytest.approx(10), pytest.approx(20))
@@ -441,7 +423,7 @@ def test_a_ledger_refuses_what_is_unprotected_unless_told(
     with pytest.raises(ConfigError, match="no budget"):
         Config.load(None, [*settings, "release.allow_unprotected=true", "release.budget=1000"])
     config = Config.load(None, [*settings, "release.allow_unprotected=true"])
-    assert anonymize_folder(tmp_path / "a.png", tmp_path / "out", config).released == 1
+    assert anonymize(tmp_path / "a.png", tmp_path / "out", config).released == 1
     with _ledger(config) as ledger:
         assert ledger.worst() == math.inf
 
@@ -458,11 +440,12 @@ def test_photos_are_known_by_their_bytes_and_later_frames_are_told(
     from_pillow(second).save(tmp_path / "in" / "phone.heic", quality=95)
     (tmp_path / "in" / "phone.heic").rename(tmp_path / "in" / "IMG_0001")
     os.mkfifo(tmp_path / "in" / "camera.jpg")
-    summary = anonymize_folder(tmp_path / "in", tmp_path / "out", config)
-    assert (summary.photos, summary.released, summary.later_frames) == (2, 2, 1)
+    summary = anonymize(tmp_path / "in", tmp_path / "out", config)
+    assert (summary.photos, summary.released, summary.later_frames) == (3, 2, 1)
     assert sorted(released_files(tmp_path / "out")) == ["IMG_0001.png", "moving.png"]
     assert not getattr(Image.open(tmp_path / "out" / "moving.png"), "is_animated", False)
-    assert "1 photos hold further frames or pages" in caplog.text
-    lines = map(json.loads, (tmp_path / "out-private" / "evidence.jsonl").read_text().splitlines())
-    assert {line["source"]: line["later_frames"] for line in lines} == {"moving.png": True, "IMG_0001": False}
+    told = lines(tmp_path / "out-private", "records/*.jsonl")
+    more = {line["source"]: photo["later_frames"] for line in told for photo in line["photos"]}
+    assert more == {"moving.png": True, "IMG_0001": False}
+    assert quarantine(tmp_path / "out-private") == {"camera.jpg": "StorageError"}
     assert "1 released photo had further frames or pages" in (tmp_path / "out" / "report.html").read_text()

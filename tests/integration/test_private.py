@@ -3,7 +3,6 @@ stands in a release tells the true attributes better than the released ones do."
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.records import evidence
 
 from anonymousnet import Anonymizer, weights
 from anonymousnet.config import Config
@@ -22,9 +22,9 @@ from anonymousnet.data.attributes import ATTRIBUTES
 from anonymousnet.data.synthetic import render_face
 from anonymousnet.doctor import guarantee
 from anonymousnet.errors import ConfigError
-from anonymousnet.folder import anonymize_folder
 from anonymousnet.guarantee import examine
 from anonymousnet.nets.classifier import Classifier
+from anonymousnet.pipelines.bulk import anonymize
 
 POLICIES = [
     [],
@@ -59,7 +59,7 @@ def test_policies_without_the_guarantee_are_refused_its_words(
 ) -> None:
     config = Config.load(None, [*small_weights, f"synthesize.strength={strength}"])
     Image.fromarray(faces[0]).save(tmp_path / "one.png")
-    anonymize_folder(tmp_path / "one.png", tmp_path / "out", config)
+    anonymize(tmp_path / "one.png", tmp_path / "out", config)
     for path in (tmp_path / "out").iterdir():
         assert b"epsilon-DP for the pixels" not in path.read_bytes(), path.name
     with pytest.raises(ConfigError, match="synthesize.strength"):
@@ -124,7 +124,7 @@ def test_nothing_in_a_release_tells_the_truth_better_than_the_released_attribute
     sets = [word for setting in policy for word in ("--set", setting)]
     done = subprocess.run([*words, *sets], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "out-private" / "evidence.jsonl").read_text().splitlines()]
+    rows = evidence(tmp_path / "out-private")
     rows.sort(key=lambda row: row["photo"])
     truth = np.array([[row["probabilities"][name] > 0.5 for name in ATTRIBUTES] for row in rows])
     varied = (truth.mean(0) > 0.1) & (truth.mean(0) < 0.9)

@@ -320,11 +320,11 @@ def test_a_file_that_cannot_be_looked_at_is_not_left_out_silently(
 
 
 def test_a_folder_job_refuses_a_pipe(tmp_path: Path) -> None:
-    from anonymousnet.folder import _photos
+    from anonymousnet.pipelines.bulk_places import open_places
 
     pipe(tmp_path / "camera.jpg")
     with pytest.raises(StorageError, match="found a named pipe"):
-        _photos(tmp_path / "camera.jpg")
+        open_places(tmp_path / "camera.jpg", tmp_path / "out", None, None)
 
 
 def test_an_image_cms_profile_object_is_read_like_a_cameras() -> None:

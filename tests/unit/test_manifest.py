@@ -15,7 +15,7 @@ from anonymousnet.errors import ConfigError, DataError, StorageError
 from anonymousnet.pipelines import bulk_plan
 from anonymousnet.pipelines.bulk_places import _places
 from anonymousnet.pipelines.bulk_plan import CHUNK, CHUNK_BYTES, Job, chunks_of, cut, survey
-from anonymousnet.pipelines.manifest import opened, signed, signer_of
+from anonymousnet.pipelines.manifest import FORMAT, opened, signed, signer_of
 from anonymousnet.pipelines.samples import kind_of
 from anonymousnet.pipelines.storage import Entry, Folder
 from anonymousnet.privacy.release_key import ReleaseKey, mark_of
@@ -54,7 +54,7 @@ def job(**bulk: str) -> Job:
 @given(st.lists(st.integers(0, 20 << 20), max_size=300), st.text("ppppppto", min_size=300, max_size=300))
 def test_any_segment_can_be_cut_by_itself(sizes: list[int], suffixes: str) -> None:
     listed = entries(sizes, suffixes)
-    taken = list(bulk_plan.select(listed, "photos"))
+    taken = list(bulk_plan.select(Listed([]), listed, "photos"))
     whole = list(cut(taken))
     assert [e for chunk in whole for e in chunk.entries] == taken
     for chunk in whole:
@@ -93,15 +93,25 @@ def test_what_counts_as_a_photo() -> None:
 
 
 def test_hashed_names_say_nothing_and_kept_ones_lead_nowhere() -> None:
-    hashed = job().released_name("../anna smith.jpg", ".jpg")
+    hidden = job(names="hashed")
+    hashed = hidden.released_name("../anna smith.jpg", ".jpg")
     assert hashed.startswith("photos/")
     assert "anna" not in hashed
-    assert hashed != job().released_name("anna smith.jpg", ".jpg")
+    assert hashed != hidden.released_name("anna smith.jpg", ".jpg")
     kept = job(names="kept")
     assert kept.released_name("deep/anna smith.JPEG", ".jpg") == "deep/anna smith.JPEG"
-    assert kept.released_name("moving.gif", ".png").startswith("moving.gif.")
-    for name in ("../x.jpg", "/x.jpg", "a//x.jpg", "manifest/part-00000.parquet"):
+    assert kept.released_name("moving.gif", ".png") == "moving.gif.png"
+    for name in ("../x.jpg", "/x.jpg", "a//x.jpg"):
         with pytest.raises(StorageError, match="leads elsewhere"):
+            kept.released_name(name, ".jpg")
+    for name in ("manifest/part-00000.parquet", "release.parquet"):
+        with pytest.raises(StorageError, match="of the release's own"):
+            kept.released_name(name, ".parquet")
+    for name, suffix in ((f"{'n' * 251}.gif", ".png"), (f"{'folder/' * 200}a.jpg", ".jpg")):
+        with pytest.raises(StorageError, match="expected a name of up to 255 bytes"):
+            kept.released_name(name, suffix)
+    for name in ("a\n.jpg", "caf\udce9.jpg"):
+        with pytest.raises(StorageError, match="cannot be printed"):
             kept.released_name(name, ".jpg")
 
 
@@ -111,9 +121,9 @@ def test_a_key_is_never_shown() -> None:
 
 
 def test_a_statement_is_believed_only_as_it_was_signed() -> None:
-    data = signed({"format": 2, "counts": {"released": 3}}, KEY)
-    assert data == signed({"counts": {"released": 3}, "format": 2}, KEY)
-    assert opened(data) == ({"format": 2, "counts": {"released": 3}}, signer_of(KEY))
+    data = signed({"format": FORMAT, "counts": {"released": 3}}, KEY)
+    assert data == signed({"counts": {"released": 3}, "format": FORMAT}, KEY)
+    assert opened(data) == ({"format": FORMAT, "counts": {"released": 3}}, signer_of(KEY))
     whole = json.loads(data)
     whole["statement"]["counts"]["released"] = 4
     with pytest.raises(DataError, match="its signature is wrong"):
@@ -129,6 +139,7 @@ def test_a_statement_is_believed_only_as_it_was_signed() -> None:
 
 
 def test_places_must_lie_apart(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
     lying = [("s3://a/x", "s3://a/x", "s3://b"), ("s3://a", "s3://a/x", "s3://b"),
              ("s3://a/x", "s3://b/y", "s3://b"), (f"{tmp_path}/in", f"{tmp_path}/in/out", None)]  # fmt: skip
     for src, dst, audit in lying:

@@ -36,11 +36,11 @@ def _holds(data: bytes, key: bytes) -> bool:
 
 
 def test_no_pickle_of_a_job_holds_the_key(job: Job) -> None:
-    from anonymousnet.pipelines import bulk_publish, bulk_work
+    from anonymousnet.pipelines import bulk_publish, bulk_ray, bulk_work
 
     sent: list[Any] = [
-        job, job.key, (job, {}), partial(bulk_publish.publish, job=job, books=None),
-        partial(bulk_work.read, job), bulk_work.Listing(job, ()), partial(bulk_publish._publish, job),
+        job, job.key, (job, {}), partial(bulk_ray.put, job=job, books=None),
+        partial(bulk_work.read, job), bulk_ray.Listing(job, ()), partial(bulk_publish._publish, job),
         lambda: job.record(1), job.alias,
     ]  # fmt: skip
     for one in sent:

@@ -47,20 +47,23 @@ def check_regular(path: Path, status: os.stat_result) -> None:
         raise StorageError(f"cannot read {path}: expected a file, found {found}; give the path of a photo")
 
 
-def write_atomic(path: Path, data: bytes, replace: bool = True, private: bool = False) -> bool:
+def write_atomic(
+    path: Path, data: bytes, replace: bool = True, private: bool = False, drafts: Path | None = None
+) -> bool:
     """Write `data` to `path` so that a reader, or a crash, finds the old file or the new one, never a part.
 
     True when it is written; False when a file is there already and `replace` is False: of many writers one wins.
 
-    Written beside `path` (its folder is made if need be), fsynced, renamed over it; the mode follows the umask, or is
-    0600 (folders 0700) where it is `private`. Raises StorageError, having removed the unfinished file, when the folder
-    refuses or the disk is full; PrivacyError when the disk keeps no modes.
+    Written beside `path`, or in the folder `drafts` of the same disk (folders are made if need be), fsynced, renamed
+    over it; the mode follows the umask, or is 0600 (folders 0700) where it is `private`. Raises StorageError, having
+    removed the unfinished file, when the folder refuses or the disk is full; PrivacyError when the disk keeps no modes.
     """
     path = Path(path)
     # Hidden and of fixed length: find_photos skips it, and a name of 255 characters still has room beside it.
-    unfinished = path.parent / f".{secrets.token_hex(8)}.tmp"
+    unfinished = (drafts or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         make_folders(path.parent, private)
+        make_folders(unfinished.parent, private)
         # os.open and not tempfile: mkstemp would make every released photo mode 0600.
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         try:
@@ -108,8 +111,8 @@ def claim_name(draft: Path, path: Path) -> bool:
 
 
 def _claim_locked(draft: Path, path: Path) -> bool:
-    # Of fixed length, one for each name: writers of other names do not wait.
-    lock = path.parent / f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.lock"
+    # Of fixed length, one for each path: writers of other ones do not wait. Beside the draft, for it may stay behind.
+    lock = draft.parent / f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock"
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:

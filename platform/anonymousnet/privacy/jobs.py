@@ -36,7 +36,7 @@ def workers(device: str, photos: int) -> Iterator[Run]:
     if count == 1 or gpu or photos < WORTH_PROCESSES:
         yield here
         return
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin) as pool:
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent) as pool:
 
         def run(jobs: list[Job], progress: Progress) -> list[Any]:
             futures: list[Future[Any]] = [pool.submit(function, *values) for function, values in jobs]
@@ -47,8 +47,9 @@ def workers(device: str, photos: int) -> Iterator[Run]:
         yield run
 
 
-def _begin() -> None:
-    """One thread per worker, and no worker without its parent: a killed parent closes no queue of its workers."""
+def end_with_parent() -> None:
+    """What a process of a pool begins with: one thread, and no worker without its parent: a killed parent closes no
+    queue of its workers."""
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -7,27 +7,19 @@ lies never reach it. The same arguments give the same bytes.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
-from numpy.typing import NDArray
-from PIL import Image
 
 from anonymousnet.align.region import REGIONS
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE
 from anonymousnet.faces import PublicEvidence
-
-if TYPE_CHECKING:
-    from anonymousnet.folder import Summary
 
 SHOWN_FACES: int = 48
 """Most faces that the gallery shows."""
@@ -36,6 +28,7 @@ KINDS: dict[str, str] = {
     "NoFaceFound": "no face was found, so nothing could be protected",
     "ProtectionFailed": "a face was seen but could not be replaced",
     "UnpaintedFace": "the release still showed what looks like a face",
+    "WorkerDied": "the process that worked on it died, again and again",
     "EmptyImage": "the file was empty",
     "UnreadableImage": "the file is not a picture that can be read here",
     "TruncatedImage": "the file stops before its picture does",
@@ -49,14 +42,45 @@ KINDS: dict[str, str] = {
 """Kinds of quarantine (names of errors) in plain words."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a source's photos: public, and the same however often the job was killed. Every photo is either
+    released or quarantined."""
+
+    photos: int
+    released: int
+    quarantined: int
+    faces: int
+    skipped: int = 0
+    """Files that are neither photos nor archives: never read, never released."""
+    left_out: int = 0
+    """Members, columns and cells of archives that are not in the release."""
+    epsilon: float
+    """Of each face."""
+    photo_epsilon: float
+    """Mean over released photos with faces of the epsilon of a photo, the sum over its faces."""
+    max_photo_epsilon: float
+    """The largest of them."""
+    t: float
+    """Largest expected distance of a released marginal from the population."""
+    strength: float
+    guarantee: str
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Kinds of quarantine and how often each came; which photo and why is in the audit place."""
+    later_frames: int = 0
+    """Released photos whose files held more frames or pages: the first one is released, the others are left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownFace:
     """One released face of the gallery."""
 
     photo: str
     """The released photo's name, relative to the release's folder."""
-    pixels: NDArray[np.uint8]
-    """(px, px, 3): the face as released."""
+    picture: str
+    """The face as painted: a JPEG, in base64."""
+    side: int
+    """Its width and height in pixels."""
     public: PublicEvidence
 
 
@@ -74,7 +98,7 @@ class _Share:
 
 
 def release_page(
-    summary: Summary,
+    summary: Outcome,
     shown: Sequence[ShownFace],
     config: Config,
     released_shares: Mapping[str, float],
@@ -147,13 +171,11 @@ def _shares(t: float, config: Config, released: Mapping[str, float], population:
 
 def _card(face: ShownFace) -> dict[str, Any]:
     """A gallery entry: picture, photo, and the attributes that were released as present."""
-    buffer = io.BytesIO()
-    Image.fromarray(face.pixels).save(buffer, "JPEG", quality=92, subsampling=0)
     present = [name for name in ATTRIBUTES if face.public.released.get(name)]
     return {
         "photo": face.photo,
-        "picture": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
-        "side": face.pixels.shape[0],
+        "picture": f"data:image/jpeg;base64,{face.picture}",
+        "side": face.side,
         "painted": [_words(name) for name in present if name not in face.public.unprotected],
         "seen": [_words(name) for name in present if name in face.public.unprotected],
     }
@@ -162,7 +184,7 @@ def _card(face: ShownFace) -> dict[str, Any]:
 def _settings(config: Config) -> list[tuple[str, str]]:
     """Settings that shaped the release. No key file, and of paths only the last part: folders name people."""
     private = {"key_file", "ledger", "subjects"}
-    aside = dict.fromkeys(("train", "scale", "serve", "bulk", "seed", "audit"), True)
+    aside = dict.fromkeys(("train", "scale", "serve", "bulk", "seed", "batch", "audit"), True)
     tree = config.model_dump(exclude={**aside, "release": private})
     rows = []
     for section, value in tree.items():
