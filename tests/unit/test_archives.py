@@ -153,11 +153,11 @@ class TestTars:
         ],
     )  # fmt: skip
     def test_damage_is_told_and_nothing_is_lost_silently(self, data: bytes, words: str) -> None:
-        started = time.monotonic()
+        started = time.process_time()
         with pytest.raises(DataError, match=words) as caught:
             unpack("webdataset", data, BulkConfig())
         assert "\n" not in str(caught.value)
-        assert time.monotonic() - started < 10
+        assert time.process_time() - started < 10
 
     def test_members_are_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tarball, "MOST_MEMBERS", 2)
@@ -169,10 +169,10 @@ class TestTars:
         monkeypatch.setattr(archives, "BOUNDS", archives.sandbox.Bounds(1, 2 << 30))
         digits = b"1" * (4 * MIB)
         data = header_of("x", tarfile.XHDTYPE, len(digits)) + digits + GOOD
-        started = time.monotonic()
+        started = time.process_time()
         with contextlib.suppress(DataError):  # others read it in no time
             unpack("webdataset", data, BulkConfig())
-        assert time.monotonic() - started < 15
+        assert time.process_time() - started < 10
 
 
 class TestTables:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anonymousnet.data import images, sandbox
+from anonymousnet.data import child, decode, images, sandbox
 from anonymousnet.data.images import load_photo
 from anonymousnet.data.sandbox import Bounds, Stopped, ask
 from anonymousnet.errors import ImageTooLarge, ImageTooSlow, MachineError, TruncatedImage, UnreadableImage
@@ -97,7 +98,7 @@ def test_it_gets_no_keys_and_imports_little(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_seconds_are_bounded_and_the_next_file_is_read() -> None:
-    with pytest.raises(Stopped, match="more than 1 s") as stopped:
+    with pytest.raises(Stopped, match="more") as stopped:
         asked("spin", bounds=Bounds(1, 1 << 30))
     assert stopped.value.why == "time"
     assert asked("echo", b"next")[1] == b"next"
@@ -108,7 +109,7 @@ def test_what_waits_for_itself_is_ended_and_what_works_is_not(monkeypatch: pytes
     monkeypatch.setattr(sandbox, "IDLE_S", 0.05)
     with pytest.raises(Stopped, match="waits for itself, for 0.1 s"):
         asked("sleep")
-    with pytest.raises(Stopped, match="more than 1 s"):
+    with pytest.raises(Stopped, match="more"):
         asked("spin", bounds=Bounds(1, 1 << 30))
 
 
@@ -204,7 +205,7 @@ def picture() -> bytes:
 @pytest.mark.parametrize(
     ("why", "kind", "words"),
     [
-        ("time", ImageTooSlow, "expected to decode within 42 s of CPU time, found so; export it again"),
+        ("time", ImageTooSlow, "within 10 s of CPU time, and one for every 2000000 pixels, found so; export it again"),
         ("memory", ImageTooLarge, "within 3465 MiB of memory, found so"),
         ("crash", UnreadableImage, r"the picture breaks its decoder \(so\)"),
     ],
@@ -222,12 +223,39 @@ def test_photos_are_refused_by_name(
 
 def test_a_slow_photo_is_refused_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """All the scans that a JPEG may have, in one that is large."""
-    monkeypatch.setattr(images, "SECONDS", 1)
-    monkeypatch.setattr(images, "PIXELS_PER_SECOND", 1 << 30)
+    monkeypatch.setattr(images, "seconds_for", lambda pixels: 1)
     out = io.BytesIO()
     Image.new("RGB", (7_900, 7_900)).save(out, "JPEG", progressive=True)
     data = out.getvalue()
     last = data.rindex(b"\xff\xda")
-    with pytest.raises(ImageTooSlow, match="expected to decode within 1 s of CPU time, found more than 1 s"):
-        load_photo(data[:last] + data[last:-2] * 40 + b"\xff\xd9")
+    slow = data[:last] + data[last:-2] * 40 + b"\xff\xd9"
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "ask", partial(_asked_slowly, sandbox.ask))
+        with pytest.raises(ImageTooSlow, match="expected to decode within 10 s of CPU time, .* found more"):
+            load_photo(slow)
     assert load_photo(picture()).rgb.shape == (64, 64, 3)
+
+
+def _asked_slowly(real: Any, task: str, *rest: Any, **arguments: Any) -> Any:
+    """The same without what a header adds."""
+    return real(f"{HERE}:decode_slowly", *rest, **arguments)
+
+
+def decode_slowly(stream: BinaryIO, name: str, max_pixels: int) -> tuple[dict[str, Any], list[bytes]]:
+    decode.decode_file(stream, name, max_pixels)
+    return {}, []
+
+
+def test_a_header_decides_how_long_its_photo_may_take() -> None:
+    told: list[int] = []
+    decode.decode_file(io.BytesIO(picture()), "", 10_000, told.append)
+    assert told == [64 * 64]
+    assert [decode.seconds_for(pixels) for pixels in (1, 2_000_000, 64_000_000)] == [10, 11, 42]
+    assert images.bounds(64_000_000).seconds == 42
+    with pytest.raises(Stopped, match="more"):
+        asked("spin_shortly")
+
+
+def spin_shortly(stream: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
+    child.allow_seconds(1)
+    return spin(stream)

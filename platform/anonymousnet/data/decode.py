@@ -9,7 +9,7 @@ import functools
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from anonymousnet.data.blocks import UNKNOWN, Blocks, blocks_of
+from anonymousnet.data.child import allow_seconds
 from anonymousnet.data.colour import to_srgb, white_is_zero
 from anonymousnet.data.scans import check_scans
 from anonymousnet.errors import (
@@ -35,6 +36,8 @@ _DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2
 _HEIF_BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
 })  # fmt: skip
+SECONDS, PIXELS_PER_SECOND = 10, 2_000_000
+"""CPU seconds that any photo may take to decode, and pixels for which one more is allowed: JPEG 2000 needs them."""
 _FORMATS_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG 2000 or PPM"
 _pillow_limit_lock = threading.Lock()
 
@@ -58,7 +61,7 @@ class Photo:
 def answer(stream: BinaryIO, name: str, max_pixels: int) -> tuple[dict[str, Any], list[np.ndarray]]:
     """`decode_file` as a task of `sandbox`: what `images` makes a Photo of again."""
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # threads reserve memory, and every worker has a processor of its own
-    photo = decode_file(stream, name, max_pixels)
+    photo = decode_file(stream, name, max_pixels, lambda pixels: allow_seconds(seconds_for(pixels)))
     told = {
         "shape": photo.rgb.shape[:2], "alpha": photo.alpha is not None, "format": photo.format,
         "size": photo.blocks.size, "origin": photo.blocks.origin, "later_frames": photo.later_frames,
@@ -66,8 +69,18 @@ def answer(stream: BinaryIO, name: str, max_pixels: int) -> tuple[dict[str, Any]
     return told, [np.ascontiguousarray(one) for one in (photo.rgb, photo.alpha) if one is not None]
 
 
-def decode_file(stream: BinaryIO, name: str, max_pixels: int) -> Photo:
-    """Decode an open file, from where it stands. Raises ImageError, StorageError, MemoryError."""
+def seconds_for(pixels: int) -> int:
+    """CPU seconds that a picture of so many pixels may take to decode."""
+    return SECONDS + pixels // PIXELS_PER_SECOND
+
+
+def decode_file(
+    stream: BinaryIO, name: str, max_pixels: int, opened: Callable[[int], None] = lambda pixels: None
+) -> Photo:
+    """Decode an open file, from where it stands; `opened` is told how many pixels there will be.
+
+    Raises ImageError, StorageError, MemoryError.
+    """
     head = stream.read(12)
     if not head:
         raise EmptyImage(f"{name}: expected a picture, found 0 bytes; copy the file again")
@@ -89,6 +102,7 @@ def decode_file(stream: BinaryIO, name: str, max_pixels: int) -> Photo:
         raise
     except Exception as error:  # decoders fed damaged files raise nearly anything
         raise _explain(error, name, max_pixels, stream) from error
+    opened(image.width * image.height)
     with image:
         return decode_image(image, name, max_pixels, stream)
 

@@ -14,8 +14,8 @@ from anonymousnet.data import sandbox
 from anonymousnet.data.blocks import Blocks
 from anonymousnet.data.colour import eight_bits
 from anonymousnet.data.content import FIRST_BYTES, is_picture
+from anonymousnet.data.decode import PIXELS_PER_SECOND, SECONDS, check_size, decode_image, seconds_for
 from anonymousnet.data.decode import Photo as Photo
-from anonymousnet.data.decode import check_size, decode_image
 from anonymousnet.data.paths import resolve_path
 from anonymousnet.data.store import open_regular
 from anonymousnet.errors import (
@@ -34,10 +34,9 @@ PHOTO_SUFFIXES: frozenset[str] = frozenset({
 })  # fmt: skip
 """Lower-case file suffixes that `find_photos` takes for pictures."""
 
-SECONDS, PIXELS_PER_SECOND = 10, 2_000_000
-"""CPU seconds that any photo may take to decode, and pixels for which one more is allowed: JPEG 2000 needs them."""
 MEMORY, MEMORY_PER_PIXEL = 1 << 30, 40
-"""The same in bytes: a picture, its copy that is turned, and what its decoder keeps."""
+"""Bytes that decoding any photo may take, and for each pixel: the picture, its copy that is turned, what its decoder
+keeps."""
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}
 
@@ -69,8 +68,11 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
 
 
 def bounds(max_pixels: int) -> sandbox.Bounds:
-    """What decoding one file may use, where photos of so many pixels are allowed: of 64 million, 42 s and 3.4 GiB."""
-    return sandbox.Bounds(SECONDS + max_pixels // PIXELS_PER_SECOND, MEMORY + MEMORY_PER_PIXEL * max_pixels)
+    """What decoding one file may use, where photos of so many pixels are allowed: of 64 million, 42 s and 3.4 GiB.
+
+    Once its header is read, a smaller photo may take less time (`decode.seconds_for`).
+    """
+    return sandbox.Bounds(seconds_for(max_pixels), MEMORY + MEMORY_PER_PIXEL * max_pixels)
 
 
 def encode_photo(photo: Photo, format: Literal["same", "jpeg", "png"], quality: int) -> tuple[bytes, str]:
@@ -143,7 +145,8 @@ def _decoded(source: BinaryIO | bytes, name: str, max_pixels: int) -> Photo:
     except sandbox.Stopped as stopped:
         if stopped.why == "time":
             raise ImageTooSlow(
-                f"{name}: expected to decode within {allowed.seconds} s of CPU time, found {stopped}; export it again"
+                f"{name}: expected to decode within {SECONDS} s of CPU time, and one for every {PIXELS_PER_SECOND} "
+                f"pixels, found {stopped}; export it again"
             ) from stopped
         if stopped.why == "memory":
             raise ImageTooLarge(

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
-import json
 import os
-import resource
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from anonymousnet import errors
+from anonymousnet.data.child import READY, file_of, receive, send
 from anonymousnet.errors import AnonymousNetError, MachineError
 
 IDLE_S = 10.0
@@ -40,8 +35,7 @@ _FRUGAL = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system",
 }  # fmt: skip
 """Each thread would reserve memory of its own, and so would allocators."""
-_START = "import sys; sys.path[:] = {path!r}; from anonymousnet.data.sandbox import main; main(int(sys.argv[1]))"
-_READY = {"ready": True}
+_START = "import sys; sys.path[:] = {path!r}; from anonymousnet.data.child import main; main(int(sys.argv[1]))"
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -109,7 +103,7 @@ class _Process:
         self._socket = here
         try:
             here.settimeout(START_S)
-            if _receive(here)[0] != _READY:
+            if receive(here)[0] != READY:
                 raise EOFError
         except (OSError, EOFError, ValueError) as error:
             self.stop()
@@ -123,9 +117,9 @@ class _Process:
         asked = {"task": task, "seconds": bounds.seconds, "memory": bounds.memory, "arguments": arguments}
         file = _as_file(source)
         try:
-            _send(self._socket, asked, file.fileno())
+            send(self._socket, asked, file.fileno())
             self._await()
-            answer, handle = _receive(self._socket)
+            answer, handle = receive(self._socket)
             if "stopped" in answer or ("error" not in answer and handle is None):
                 raise Stopped(str(answer.get("stopped", "crash")), str(answer.get("found", "no answer")))
         except TimeoutError:
@@ -133,7 +127,7 @@ class _Process:
             raise Stopped("time", f"a decoder that waits for itself, for {2 * IDLE_S:g} s") from None
         except (OSError, EOFError, ValueError) as error:
             self.stop()
-            raise self._ended(bounds) from error
+            raise self._ended() from error
         except BaseException:  # an interrupt among them: what is still being worked on would be the next one's answer
             self.stop(at_once=True)
             raise
@@ -175,11 +169,11 @@ class _Process:
             self._process.kill()
             self.status = self._process.wait()
 
-    def _ended(self, bounds: Bounds) -> Stopped:
+    def _ended(self) -> Stopped:
         """Why it ended by itself."""
         number = -(self.status or 0)
         if number == signal.SIGXCPU:
-            return Stopped("time", f"more than {bounds.seconds} s")
+            return Stopped("time", "more")
         if number in _FROM_OUTSIDE:
             return Stopped("memory", f"ended {KILLS} times by the system", killed=True)
         names = {one.value: one.name for one in signal.Signals}
@@ -232,94 +226,9 @@ def _as_file(source: BinaryIO | bytes) -> BinaryIO:
     """An open file of its own from its beginning. Raises MachineError where this machine has no memory for one."""
     try:
         if isinstance(source, bytes):
-            return _file_of([source])
+            return file_of([source])
         file = os.fdopen(os.dup(source.fileno()), "rb")
         file.seek(0)
         return file
     except OSError as error:
         raise MachineError(f"cannot hand a file to the process that reads it ({error}); check the memory") from error
-
-
-def _file_of(parts: Iterable[Any]) -> BinaryIO:
-    """A file of all these bytes, at its beginning."""
-    file = _memory_file()
-    for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            view = view[file.write(view) :]
-    file.seek(0)
-    return file
-
-
-def _memory_file() -> BinaryIO:
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("anonymousnet"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
-
-
-def _send(to: socket.socket, message: dict[str, Any], *handles: int) -> None:
-    data = json.dumps(message).encode() + b"\n"
-    sent = socket.send_fds(to, [data], handles)
-    to.sendall(data[sent:])
-
-
-def _receive(there: socket.socket) -> tuple[dict[str, Any], int | None]:
-    """One message and the open file that came with it. Raises EOFError when the other side is gone."""
-    data, handle = b"", None
-    while not data.endswith(b"\n"):
-        part, handles, _, _ = socket.recv_fds(there, 1 << 16, 1)
-        for handle in handles:
-            os.set_inheritable(handle, False)
-        if not part:
-            raise EOFError
-        data += part
-    return json.loads(data), handle
-
-
-# --- in the other process ---
-
-
-def main(handle: int) -> None:
-    """Answer one task after the other, until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for our parent, which then leaves
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold photos
-    with contextlib.suppress(OSError):  # where memory runs out, the kernel is to end this process and not the job's
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    with socket.socket(fileno=handle) as there:
-        _send(there, _READY)
-        with contextlib.suppress(EOFError, ConnectionError):
-            while True:
-                message, file = _receive(there)
-                assert file is not None
-                with os.fdopen(file, "rb") as stream:
-                    if not _answer(there, message, stream):
-                        return
-
-
-def _answer(there: socket.socket, message: dict[str, Any], stream: BinaryIO) -> bool:
-    """Do one task; whether the next one may come."""
-    _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + message["seconds"])
-    _limit(resource.RLIMIT_AS, message["memory"])
-    try:
-        module, _, name = message["task"].partition(":")
-        answer, parts = getattr(importlib.import_module(module), name)(stream, **message["arguments"])
-        with _file_of(parts) as made:
-            _send(there, {"answer": answer}, made.fileno())
-    except AnonymousNetError as error:
-        _send(there, {"error": type(error).__name__, "message": str(error)})
-    except MemoryError:
-        _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
-        _send(there, {"stopped": "memory", "found": f"more than {message['memory'] >> 20} MiB"})
-        return False
-    except Exception as error:  # a library fed a damaged file
-        _send(there, {"stopped": "crash", "found": " ".join(f"{type(error).__name__} {error}".split())})
-        return False
-    return True
-
-
-def _limit(what: int, most: int) -> None:
-    """Lower, or raise again, what this process may use; as far as the system lets it."""
-    hard = resource.getrlimit(what)[1]
-    allowed = most if hard == resource.RLIM_INFINITY else hard if most == resource.RLIM_INFINITY else min(most, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(what, (allowed, hard))
