@@ -98,7 +98,7 @@ def write(files: dict[str, str], out: Path) -> None:
 
 
 def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
-    from anonymousnet.serve.session import PROCESSES
+    from anonymousnet.serve.session import processes
 
     kind, other = ("cuda", "gpu") if size.gpus else ("cpu", "cpu")
     hosts = choices.hosts or tuple(f"192.0.2.{i + 1}" for i in range(size.nodes + 1))  # addresses for examples
@@ -124,7 +124,7 @@ def _values(size: Size, config: Config, choices: Choices) -> dict[str, Any]:
         "bulk_workers": size.nodes * (size.gpus or size.cpus - 2),
         "serve_port": config.serve.port, "serve_config": serve_config(config),
         "keepalive": KEEPALIVE, "keepalive_words": " ".join(f"{name}={value}" for name, value in KEEPALIVE.items()),
-        "serve_processes": {name: value for name, value in PROCESSES.items() if name.startswith("RAY_")},
+        "serve_processes": {name: value for name, value in processes(config).items() if name != "OMP_NUM_THREADS"},
     }  # fmt: skip
 
 

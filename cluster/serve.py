@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=int, help="TCP port to listen on [8000].")
 @click.option("--fused", is_flag=True, help="All stages in one process, for small machines.")
+@click.option("--trust-network", is_flag=True, help="Start although more than the port listens beyond this machine.")
 @click.option("--address", help="A Ray cluster's address [Ray on this machine].")
 @click.option("--render", is_flag=True, help="Print the Serve config file for `serve deploy`, and end.")
 @CONFIG
 @SET
 @plain_errors
 def serve(
-    host: str | None, port: int | None, fused: bool, address: str | None, render: bool, config_file: Path | None,
-    overrides: tuple[str, ...],
+    host: str | None, port: int | None, fused: bool, trust_network: bool, address: str | None, render: bool,
+    config_file: Path | None, overrides: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Serve the API and its page until it is stopped (Ctrl-C or SIGTERM): requests under way are finished first."""
     from anonymousnet.config import Config
 
     given = [f"serve.{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None]
-    given += ["serve.fused=true"] if fused else []
+    flags = (("fused", fused), ("trust_network", trust_network))
+    given += [f"serve.{name}=true" for name, wanted in flags if wanted]
     config = Config.load(config_file, [*overrides, *given])
     if render:
         from anonymousnet.serve.app import rendered
@@ -45,11 +47,12 @@ def _run(config: Config, address: str | None) -> None:
     from anonymousnet.serve.session import running
 
     settings = config.serve
-    with running(config, address) as wait:
+    with running(config, address) as service:
         click.echo(
             f"AnonymousNet answers at http://{settings.host}:{settings.port}/ (API: /openapi.json); Ctrl-C ends it"
         )
-        wait()
+        click.echo(f"metrics: {' '.join(service.metrics)}")
+        service.wait()
     click.echo("ended", err=True)
     sys.exit(0)
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anonymousnet.align.detect import SHA256
 from anonymousnet.config import Config
 from anonymousnet.data.subjects import read_subjects
 from anonymousnet.device import threads
 from anonymousnet.errors import ConfigError
+from anonymousnet.nets.centerface_file import SHA256
 from anonymousnet.pipelines import bulk_hands, bulk_here
 from anonymousnet.pipelines.bulk_places import hurried, open_places, replace_name
 from anonymousnet.pipelines.bulk_plan import REPORT, STATEMENT, Job, Survey, address_of, survey

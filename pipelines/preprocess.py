@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from anonymousnet.align.detect import SHA256
 from anonymousnet.config import AlignConfig
 from anonymousnet.data import shards as store
 from anonymousnet.data.shards import ShardSummary
 from anonymousnet.errors import ConfigError, StorageError
+from anonymousnet.nets.centerface_file import SHA256
 from anonymousnet.pipelines.session import Again, persistently, ray_session
 from anonymousnet.pipelines.software import software
 from anonymousnet.pipelines.source import Labels, Source, read_source

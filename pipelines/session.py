@@ -13,9 +13,10 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
 import ray
-from ray._private import auto_init_hook
+from ray._private import auto_init_hook, ray_constants
 
 from anonymousnet.errors import AnonymousNetError, ClusterError
+from anonymousnet.local_ray import keep_private
 
 T = TypeVar("T")
 Again = Callable[[], None] | None
@@ -57,12 +58,14 @@ def _join(address: str | None) -> None:
     # A thread that is left behind would start a Ray of its own. RAY_ENABLE_AUTO_CONNECT is read when Ray is imported.
     auto_init_hook.enable_auto_connect = False
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    folder = keep_private() if address is None else None
     try:
         if address is None:
+            ray_constants.ENABLE_RAY_CLUSTER = False  # Ray has read the environment already, when it was imported
             ray.init(
                 address="local", num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False,
-                object_store_memory=OBJECT_STORE, _node_ip_address="127.0.0.1", runtime_env=environment,
-                logging_level=logging.ERROR, log_to_driver=False,
+                object_store_memory=OBJECT_STORE, _node_ip_address="127.0.0.1", _temp_dir=str(folder),
+                runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False,
             )  # fmt: skip
         else:
             _knock(address)

@@ -7,4 +7,4 @@ from importlib.metadata import version
 
 def software() -> dict[str, str]:
     """Versions by name."""
-    return {name: version(name) for name in ("anonymousnet", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")}
+    return {name: version(name) for name in ("anonymousnet", "numpy", "openvino", "pillow", "pyarrow", "torch")}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REPEATABLE = ("/v1/anonymize", "/v1/attributes")
@@ -21,11 +20,6 @@ PAUSE_S = 0.1
 """Before the second try; then twice as long each time."""
 OURS = b"x-content-type-options"
 """A header of every answer that the service itself gave."""
-
-
-def middlewares() -> list[Middleware]:
-    """What Ray Serve's proxies put around themselves (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH)."""
-    return [Middleware(Again)]
 
 
 class Again:

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from anonymousnet import __version__
-from anonymousnet.align.detect import SHA256 as DETECTOR
 from anonymousnet.config import Config
 from anonymousnet.data.attributes import ATTRIBUTES, OUTSIDE
+from anonymousnet.nets.centerface_file import SHA256 as DETECTOR
 from anonymousnet.serve import evidence
 from anonymousnet.serve.asked import Query as Wanted
 from anonymousnet.serve.asked import allowed_strengths, allowed_to_keep, ask, subject_of

@@ -12,6 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from anonymousnet.serve.problems import Problem
 
 FORM = "multipart/form-data"
+FORM_BYTES = 4096
+"""So much a form may add to its photo."""
 OPENAPI = {
     "requestBody": {
         "required": True,
@@ -28,7 +30,7 @@ OPENAPI = {
 async def read_photo(request: Request, most: int, seconds: float) -> bytes:
     """The photo's bytes: the body itself, or the form's field `photo`. Raises Problem."""
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > most + 4096:
+    if declared.isdigit() and int(declared) > most + FORM_BYTES:
         raise _too_large(most)
     try:
         async with asyncio.timeout(seconds):
@@ -50,10 +52,10 @@ async def _bounded(request: Request, most: int) -> AsyncIterator[bytes]:
 
 async def _from_form(request: Request, most: int) -> bytes:
     class InMemory(MultiPartParser):
-        spool_max_size = most + 8192  # beyond it Starlette would write to a disk; the body is cut off before
+        spool_max_size = most + 2 * FORM_BYTES  # beyond it Starlette would write to a disk; the body is cut off before
 
     try:
-        form = await InMemory(request.headers, _bounded(request, most + 4096), max_files=1, max_fields=8).parse()  # type: ignore[arg-type]
+        form = await InMemory(request.headers, _bounded(request, most + FORM_BYTES), max_files=1, max_fields=8).parse()  # type: ignore[arg-type]
     except (MultiPartException, KeyError, ValueError) as error:
         raise Problem("bad-form", str(error)[:200]) from None
     try:

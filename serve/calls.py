@@ -23,8 +23,8 @@ from ray.serve.handle import DeploymentHandle
 
 from anonymousnet.serve.problems import Refused
 
-DIED = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError, grpc.aio.AioRpcError)
-"""What is raised where a replica died, or none is there yet."""
+DIED = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
+"""What is raised where a replica died, or none is there yet; and gRPC's UNAVAILABLE (`_died`)."""
 PAUSE = 0.05
 """Seconds before the second try; then twice as long each time."""
 
@@ -46,14 +46,12 @@ async def call(method: Any, *arguments: Any, left_s: float) -> Any:
             return Refused("Busy", "")
         except TimeoutError:
             return Refused("DeadlineExceeded", "")
-        except RayTaskError as error:
-            cause = error.cause
+        except (RayTaskError, *DIED, grpc.aio.AioRpcError) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, BackPressureError):
                 return Refused("Busy", "")
-            if not isinstance(cause, DIED):
+            if not _died(cause):
                 raise
-        except DIED:
-            pass
         if time.monotonic() + pause > until:
             return Refused("Unavailable", "")
         await asyncio.sleep(pause)
@@ -85,3 +83,10 @@ async def _answer(response: Any) -> Any:
         return await response
     except RequestCancelledError:
         raise asyncio.CancelledError from None  # what it is to the deadline, and to a client that has hung up
+
+
+def _died(cause: BaseException) -> bool:
+    """Whether the same call may do better: other gRPC errors (too large, not allowed) would come again."""
+    if isinstance(cause, grpc.aio.AioRpcError):
+        return bool(cause.code() == grpc.StatusCode.UNAVAILABLE)
+    return isinstance(cause, DIED)

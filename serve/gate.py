@@ -14,6 +14,20 @@ from anonymousnet.serve.keys import ApiKey, Keys
 from anonymousnet.serve.problems import Problem, Refused
 
 
+def key_of(keys: Keys, authorization: str | None) -> ApiKey:
+    """Whose key an Authorization header carries. Raises Problem."""
+    scheme, _, secret = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Problem("no-key")
+    try:
+        found = keys.find(secret.strip())
+    except ConfigError:
+        raise Problem("unavailable") from None
+    if found is None:
+        raise Problem("bad-key")
+    return found
+
+
 class Gate:
     """Checks keys. Without a keys file everybody may, which the configuration allows on loopback only."""
 
@@ -22,20 +36,15 @@ class Gate:
         self.keys = Keys(config.serve.keys) if config.serve.keys else None
         self._books = by_value(books)
         self._left_s = config.serve.deadline_s
+        self._counts = config.release.ledger is not None
 
     def key(self, authorization: str | None) -> ApiKey | None:
         """Whose key a request carries; None where none is needed. Raises Problem."""
         if self.keys is None:
             return None
-        scheme, _, secret = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not secret:
-            raise Problem("no-key")
-        try:
-            found = self.keys.find(secret.strip())
-        except ConfigError:
-            raise Problem("unavailable") from None
-        if found is None:
-            raise Problem("bad-key")
+        found = key_of(self.keys, authorization)
+        if found.budget is not None and not self._counts:  # its budget came after the service had started
+            raise Problem("policy", "this key has a budget, and the service keeps no ledger to count it")
         return found
 
     async def admit(self, key: ApiKey | None) -> None:

@@ -7,9 +7,7 @@ import logging
 import re
 import time
 import uuid
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +23,7 @@ from anonymousnet.privacy.randomness import derive
 from anonymousnet.serve import api
 from anonymousnet.serve.asked import Query, ask
 from anonymousnet.serve.calls import by_value
+from anonymousnet.serve.front import check_page
 from anonymousnet.serve.gate import Gate
 from anonymousnet.serve.jobs import Jobs
 from anonymousnet.serve.metrics import Metrics
@@ -167,12 +166,13 @@ class Envelope:
 
         self.service.under_way += 1
         try:
-            if self.service.gate.keys is None and not _on_loopback(headers.get(b"host", b"").decode("latin-1")):
-                await Problem("bad-host").response(_id(scope))(scope, receive, outwards)
-            elif self.service.closed:
-                await Problem("unavailable").response(_id(scope))(scope, receive, outwards)
-            else:
-                await self.app(scope, receive, outwards)
+            if self.service.gate.keys is None:  # as the proxies' front has asked already, where there is one
+                check_page(scope["method"], headers)
+            if self.service.closed:
+                raise Problem("unavailable")
+            await self.app(scope, receive, outwards)
+        except Problem as problem:
+            await problem.response(_id(scope))(scope, receive, outwards)
         except Exception as error:
             # The message may quote what was sent: the kind and the place are enough to find it.
             log.error("request %s: %s at %s", scope["anonymousnet.id"], type(error).__name__, _place(error))
@@ -181,17 +181,6 @@ class Envelope:
         finally:
             self.service.under_way -= 1
             self.service.metrics.answered(_route(scope), status or 499, time.perf_counter() - started)
-
-
-def _on_loopback(host: str) -> bool:
-    """Whether a Host header names this machine. Another name that leads here is a web page's that has its own name
-    resolve to 127.0.0.1, so as to read what only this machine's user may (DNS rebinding).
-    """
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _id(scope: Scope) -> str | None:

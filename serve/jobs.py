@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import shlex
 import sys
 import uuid
@@ -123,6 +124,8 @@ async def _asked_of_ray(question: Callable[[Any], T]) -> T:
     def ask() -> T:
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would rather ask whom these name than our own
+            os.environ.pop(name, None)
         return question(JobSubmissionClient(ray.get_runtime_context().gcs_address))
 
     try:

@@ -51,7 +51,7 @@ class Keys:
     def __init__(self, path: Path) -> None:
         """Raises ConfigError."""
         self.path = resolve_path(path)
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._by_hash: dict[str, ApiKey] = {}
         self.all()
 
@@ -59,7 +59,7 @@ class Keys:
         """Every key there is now. Raises ConfigError where the file does not read."""
         try:
             status = self.path.stat()
-            seen = (status.st_mtime_ns, status.st_size)
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen != self._seen:
                 self._by_hash = {key.sha256: key for key in _read(self.path)}
                 self._seen = seen

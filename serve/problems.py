@@ -32,6 +32,8 @@ KINDS: dict[str, Kind] = {
     "bad-method": Kind(405, "Not with this method", "Compare the method with /openapi.json."),
     "bad-host": Kind(421, "Asked by another name", "Without API keys the service answers to 127.0.0.1 and localhost "
                      "alone: use one of them, or have the operator set serve.keys."),
+    "foreign-page": Kind(403, "Asked by another site's page", "Use the service's own page, or a program. With API keys "
+                         "(serve.keys) other pages may ask too."),
     "slow-body": Kind(408, "The body did not arrive in time", "Send it at once, over a faster line, or a smaller one."),
     "conflict": Kind(409, "This would undo a guarantee", "Use another release name."),
     "too-large": Kind(413, "The body or photo is too large", "Shrink the photo to what GET /v1/policy allows."),

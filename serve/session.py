@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple
 
 from anonymousnet.config import Config
-from anonymousnet.errors import ClusterError
+from anonymousnet.errors import AnonymousNetError, ClusterError
+from anonymousnet.local_ray import keep_private
 
 LOGICAL_CPUS = 16
 """A local Ray is given at least this many: deployments ask for more than a small machine has, and share its cores."""
@@ -23,15 +27,32 @@ PROCESSES = {
     # every call saves two changes of thread.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_PROXY_USE_GRPC": "1",  # by value from the proxy on: 3 ms less a request, and no body in shared memory
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "anonymousnet.serve.again:middlewares",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",  # by value from the proxy on: 3 ms less a request
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # gRPC's own 4 MiB is less than a photo may have
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "anonymousnet.serve.front:middlewares",
 }
 """Environment of the service's processes."""
 
 
+class Service(NamedTuple):
+    """A service that answers."""
+
+    wait: Callable[[], None]
+    """Returns at SIGINT or SIGTERM."""
+    metrics: list[str]
+    """Where Prometheus finds each machine's."""
+
+
+def processes(config: Config) -> dict[str, str]:
+    """Environment of the service's processes, with the settings that stand before everything."""
+    from anonymousnet.serve.front import ENVIRONMENT, told
+
+    return {**PROCESSES, ENVIRONMENT: told(config.serve)}
+
+
 @contextmanager
-def running(config: Config, address: str | None = None) -> Iterator[Callable[[], None]]:
-    """The service, answering; what is yielded waits for SIGINT or SIGTERM. Requests under way are finished at the end.
+def running(config: Config, address: str | None = None) -> Iterator[Service]:
+    """The service, answering. Requests under way are finished at the end.
 
     Raises ConfigError, ClusterError.
     """
@@ -46,13 +67,16 @@ def running(config: Config, address: str | None = None) -> Iterator[Callable[[],
 
     check(config)
     settings = config.serve
-    _join(address, bool(settings.buckets))
+    if address is None:
+        _check_free(settings.host, settings.port)
+    _join(address, config)
     try:
         serve.start(http_options=HTTPOptions(
             host=settings.host, port=settings.port, request_timeout_s=settings.deadline_s + 5
         ))  # fmt: skip
         serve.run(graph(config), name=NAME, route_prefix="/", logging_config=LoggingConfig(encoding="JSON"))
-        yield _wait
+        yield Service(_wait, [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+                              for node in ray.nodes() if node["Alive"]])  # fmt: skip
         _drain(settings.deadline_s)
     except RuntimeError as error:
         said = str(error).strip().splitlines()[0]
@@ -77,26 +101,62 @@ def _drain(seconds: float) -> None:
         serve.get_app_handle(NAME).drain.remote().result(timeout_s=seconds)
 
 
-def _join(address: str | None, jobs: bool) -> None:
-    """`jobs`: whether Ray's job server, which comes with its dashboard, is needed."""
-    import ray
+def _check_free(host: str, port: int) -> None:
+    """Raise ClusterError where nobody can listen at `host:port`: Serve would say so after half a minute."""
+    try:
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just left counts as taken
+            listener.bind(where)
+            listener.listen()
+    except OSError as error:
+        raise ClusterError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another serve.port or serve.host, or "
+            "end what listens there"
+        ) from error
 
-    os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program
-    environment = {"env_vars": PROCESSES}
+
+def _free_port() -> int:
+    """A TCP port of loopback that nobody listens at."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _join(address: str | None, config: Config) -> None:
+    environment = {"env_vars": processes(config)}
     try:
         if address is None:
-            ray.init(
-                address="local", num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=jobs,
-                object_store_memory=OBJECT_STORE, _node_ip_address="127.0.0.1", runtime_env=environment,
-                logging_level=logging.ERROR, log_to_driver=False,
-            )  # fmt: skip
+            _start(environment, bool(config.serve.buckets))
         else:
+            import ray
+
             ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    except AnonymousNetError:
+        raise
     except Exception as error:  # Ray raises bare ones, such as for a machine too busy to start on
         raise ClusterError(
             f"no Ray answers at {address or 'this machine'}: {str(error).splitlines()[0]}; check --address, "
             "or leave it out to run on this machine"
         ) from error
+
+
+def _start(environment: dict[str, Any], jobs: bool) -> None:
+    """A Ray that only this machine, and who has its token, reaches. `jobs`: whether Ray's job server, which comes with
+    its dashboard, is needed."""
+    folder = keep_private()
+    import ray
+    from ray._private import parameter, ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray reads the environment as it is imported, which may be long ago
+    # An agent takes port 52365, or none: the job server of a second Ray on this machine would have no agent.
+    parameter.RayParams = partial(parameter.RayParams, dashboard_agent_listen_port=0)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers yield to every other program
+    ray.init(
+        address="local", num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=jobs,
+        dashboard_host="127.0.0.1", dashboard_port=_free_port(), object_store_memory=OBJECT_STORE,
+        _node_ip_address="127.0.0.1", _temp_dir=str(folder), logging_level=logging.ERROR, log_to_driver=False,
+        runtime_env=environment | {"worker_process_setup_hook": "anonymousnet.serve.loopback.stay_on_loopback"},
+    )  # fmt: skip
 
 
 def _wait() -> None:

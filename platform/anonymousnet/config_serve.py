@@ -67,8 +67,11 @@ class ServeConfig(Section):
     port: int = Field(8000, ge=1, le=65535)
     """TCP port to listen on."""
     haproxy: bool = False
-    """HAProxy instead of Ray's own proxy: faster, but its replicas listen on all interfaces of their machine, so only
-    where a firewall or a pod's network stands before them."""
+    """HAProxy instead of Ray's own proxy: faster, but its metrics, and replicas, listen on all interfaces of their
+    machine, so only with trust_network."""
+    trust_network: bool = False
+    """Start although more than host and port listens beyond this machine: a firewall or a pod's network stands before
+    it."""
     fused: bool = False
     """All stages in one replica, for small machines; else one deployment for each stage."""
     keys: UserPath | None = None
@@ -141,9 +144,10 @@ class ServeConfig(Section):
                 f"host {self.host} is open to others and there are no API keys; make one with `anonymousnet keys new "
                 "NAME --keys FILE` and set serve.keys to that file, or listen on 127.0.0.1"
             )
-        if self.keys is None and self.haproxy:
+        if self.haproxy and (self.keys is None or not self.trust_network):
             raise ValueError(
-                "with haproxy the replicas listen on all interfaces, and there are no API keys; set serve.keys"
+                "with haproxy more than host and port listens on all interfaces; set serve.keys, and trust_network "
+                "(--trust-network) where a firewall stands before this machine"
             )
         if self.buckets and self.audit is None:
             raise ValueError("bulk jobs need a private place for their evidence; set serve.audit")

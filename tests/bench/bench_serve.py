@@ -93,7 +93,7 @@ def started(peer: str, body: Path) -> Iterator[tuple[psutil.Process, str | None]
         command = [*python, "anonymousnet.cluster.cli", "serve", "--port", str(PORT), *settings(peer)]
         if peer.endswith("haproxy"):
             key = new_key(folder / "keys.json")
-            command += ["--set", "serve.haproxy=true", "--set", f"serve.keys={folder / 'keys.json'}"]
+            command += ["--trust-network", "--set", "serve.haproxy=true", "--set", f"serve.keys={folder / 'keys.json'}"]
     log = (folder / f"{peer}.log").open("wb")
     process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

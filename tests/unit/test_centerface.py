@@ -1,4 +1,4 @@
-"""The detector in torch: onnxruntime's answers, and a gradient that makes it miss faces."""
+"""The detector in torch: OpenVINO's answers, and a gradient that makes it miss faces."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def target(net: CenterFace) -> DetectorTarget:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 192, 192), (2, 3, 64, 96)])
-def test_it_answers_as_onnxruntime_does(net: CenterFace, shape: tuple[int, ...]) -> None:
+def test_it_answers_as_openvino_does(net: CenterFace, shape: tuple[int, ...]) -> None:
     rgb = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-    expected = Detector(AlignConfig()).session.run(None, {"input.1": rgb})
+    expected = Detector(AlignConfig()).network(rgb)
     heat, *others = net(torch.from_numpy(rgb))
     for found, answer in zip([heat.sigmoid(), *others], expected, strict=True):
         assert found.shape == answer.shape

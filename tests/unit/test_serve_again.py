@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -34,7 +35,7 @@ def asked(answers: list[Answer | Exception], method: str = "POST", path: str = "
             raise answer
         return answer(body)
 
-    app = Starlette(routes=[Route(path, proxy, methods=[method])], middleware=again.middlewares())
+    app = Starlette(routes=[Route(path, proxy, methods=[method])], middleware=[Middleware(again.Again)])
     client = TestClient(app, raise_server_exceptions=False)
     return client.request(method, path, content=b"photo" if method == "POST" else None), len(answers)
 

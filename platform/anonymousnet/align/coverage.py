@@ -42,6 +42,13 @@ def painted_share(face: Detection, hidden_HW: Mask) -> float:
     return float(hidden_HW[y[inside], x[inside]].mean()) if inside.any() else 1.0
 
 
+def open_points(points_52: NDArray[np.floating], hidden_HW: Mask) -> int:
+    """How many of eyes, nose and mouth corners (5, 2) lie in the photo and are not hidden."""
+    x, y = np.floor(points_52).astype(int).T
+    inside = (x >= 0) & (y >= 0) & (x < hidden_HW.shape[1]) & (y < hidden_HW.shape[0])
+    return int((~hidden_HW[y[inside], x[inside]]).sum())
+
+
 def patch(face: Detection, shape_hw: tuple[int, int]) -> Mask:
     """(H, W) The pixels of a plain patch over a face: the detector's box and a rim (PATCH), turned as the face is."""
     x0, y0, x1, y1 = (float(v) for v in face.box)

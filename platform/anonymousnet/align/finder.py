@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anonymousnet.align.coverage import LEAST, coverage, painted_share
+from anonymousnet.align.coverage import LEAST, coverage, open_points, painted_share
 from anonymousnet.align.detect import Detection, Detector, decode, padded
 from anonymousnet.align.landmarks import STRAY, Landmarker, strayed
 from anonymousnet.align.looks import CANDIDATE, TILED, TURNED, Proposer
@@ -76,7 +76,7 @@ class Finder:
 
     def __init__(self, config: AlignConfig, runner: Runner) -> None:
         self.config = config
-        self.detector, self.proposer = Detector(config), Proposer(config, runner)
+        self.detector, self.proposer = Detector(config), Proposer(config, runner.dtype)
         self.landmarker = Landmarker(config, runner)
 
     def __call__(self, photo: Photo, region: Region, face_px: int) -> list[Face]:
@@ -91,7 +91,7 @@ class Finder:
 
         for rgb in views(photo):
             upright, weak = self.detector.above(rgb, self.config.detector_threshold, CANDIDATE)
-            turned = self._proposals(rgb)
+            turned = self._proposals(rgb, (1, 2, 3))
             # Faces that leave no doubt first: what lies under their paint needs no look.
             doubtful: list[_Placed] = []
             for seen, placed in zip(upright, self._aligned(rgb, upright, region, face_px), strict=True):
@@ -114,7 +114,8 @@ class Finder:
         return faces
 
     def unpainted(self, photo: Photo, hidden_HW: Mask) -> list[Detection]:
-        """What looks like a face in a photo as released and whose inner box was not hidden, as far as LEAST of it."""
+        """What looks like a face in a photo as released and was not hidden: less than LEAST of its inner box was, and
+        where the landmark network knows its features, two or more of them were not."""
         found: list[Detection] = []
 
         def painted(seen: Detection) -> bool:
@@ -124,11 +125,12 @@ class Finder:
             if self.config.looks == "fast":
                 found += [seen for seen in self.detector.above(rgb, SEEN)[0] if not painted(seen)]
                 continue
-            upright, weak = self.detector.above(rgb, SEEN, CANDIDATE)
-            for group in _groups([*upright, *weak, *self._proposals(rgb)], painted):
+            for group in _groups(self._proposals(rgb, (0, 1, 2, 3)), painted):
                 best = self._refined(rgb, group)
                 alike = best is not None and (best.score >= ALONE or (best.agrees and best.score >= SEEN))
-                if best is not None and alike and not painted(best.seen):
+                if best is None or not alike or painted(best.seen):
+                    continue
+                if best.fine_52 is None or open_points(best.fine_52, hidden_HW) > 1:
                     found.append(best.seen)
         return found
 
@@ -136,10 +138,10 @@ class Finder:
         """Raise what the detector's network raises where it does not run."""
         self.detector(np.zeros((64, 64, 3), np.uint8))
 
-    def _proposals(self, rgb: Rgb) -> list[Detection]:
+    def _proposals(self, rgb: Rgb, quarters: Sequence[int]) -> list[Detection]:
         if self.config.looks == "fast":
             return []
-        return [*self.proposer.turned(rgb, CANDIDATE), *self.proposer.tiled(rgb, CANDIDATE)]
+        return [*self.proposer.whole(rgb, CANDIDATE, quarters), *self.proposer.tiled(rgb, CANDIDATE)]
 
     def _aligned(self, rgb: Rgb, seen: Sequence[Detection], region: Region, face_px: int) -> list[_Placed]:
         """Faces aligned as they were seen, and whether all that looked at them agrees."""
@@ -197,9 +199,9 @@ class Finder:
             # Points that deny the orientation they were seen in are not believed.
             turn = roll if abs(_apart(roll, option.turn)) < BELIEVED else option.turn
             window = Window(rgb, _middle(option), _side(option) * FINE_PX / FINE_FACE, FINE_PX)
-            outputs = self.detector.session.run(None, {"input.1": padded(window.crop(turn))[None]})
+            outputs = self.detector.network(padded(window.crop(turn))[None])
             fine += [one for one in window.seen(decode(outputs, CANDIDATE), turn) if _near(one, option)][:1]
-        if not fine:
+        if not any(one.score >= CONFIRMED for one in fine):
             return None
         agreed = self._agreeing(rgb, fine)
         best = max(range(len(fine)), key=lambda i: fine[i].score + (AGREEMENT if agreed[i] is not None else 0))

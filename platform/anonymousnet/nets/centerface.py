@@ -1,24 +1,22 @@
 """The detector as a network that gradients flow through: CenterFace's ONNX graph rebuilt from torch layers.
 
 Source: Xu et al., *CenterFace: Joint Face Detection and Alignment Using Face as Point* (2019); the file is
-`align.detect`'s, checked there. Its graph has six kinds of nodes and its messages four wire types, so both are read
-here: the `onnx` package would add 33 MB for them. Equal to onnxruntime to 1e-4 (a test holds it).
+`align.detect`'s. Its graph has six kinds of nodes and its messages four wire types, so both are read
+here: the `onnx` package would add 33 MB for them. Equal to OpenVINO to 1e-3 (a test holds it).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from anonymousnet.align import detect
 from anonymousnet.errors import WeightsError
+from anonymousnet.nets.centerface_file import read_centerface
 
 Message = dict[int, list[Any]]
 """Protobuf: field number -> its values, numbers or bytes."""
@@ -42,7 +40,7 @@ class CenterFace(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        nodes, tensors, self.answers = _graph(detect._network())
+        nodes, tensors, self.answers = _graph(read_centerface())
         self.layers = nn.ModuleList([_layer(node, tensors) for node in nodes])
         self.wires = [([name for name in node.inputs if name not in tensors], node.output) for node in nodes]
         self.eval().requires_grad_(False)
@@ -52,22 +50,6 @@ class CenterFace(nn.Module):
         for layer, (inputs, output) in zip(self.layers, self.wires, strict=True):
             values[output] = layer(*(values[name] for name in inputs))
         return tuple(values[name] for name in self.answers)
-
-
-def fuse(net: CenterFace) -> CenterFace:
-    """The same network, in place, its normalisations folded into the convolutions before them: twice as fast."""
-    made = {output: i for i, (_, output) in enumerate(net.wires)}
-    used = Counter(name for inputs, _ in net.wires for name in inputs)
-    for i, (inputs, _) in enumerate(net.wires):
-        layer, source = net.layers[i], net.layers[made.get(inputs[0], i)]
-        alone = used[inputs[0]] == 1
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(source, nn.Conv2d | nn.ConvTranspose2d) and alone:
-            transposed = isinstance(source, nn.ConvTranspose2d)
-            net.layers[made[inputs[0]]] = fuse_conv_bn_eval(source, layer, transposed)
-            net.layers[i] = nn.Identity()
-        elif isinstance(layer, nn.ReLU):
-            layer.inplace = alone
-    return net
 
 
 class _Add(nn.Module):

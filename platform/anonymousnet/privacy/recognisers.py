@@ -27,6 +27,7 @@ from anonymousnet.device import Runner, autocast
 from anonymousnet.errors import ConfigError, WeightsError
 from anonymousnet.nets.dlib_resnet import PX, DlibResNet
 from anonymousnet.nets.embedder import Embedder
+from anonymousnet.nets.onnx_network import OnnxNetwork
 from anonymousnet.training.embedder import embed
 
 Faces = NDArray[np.uint8]
@@ -114,19 +115,16 @@ class Onnx:
         """Raises ConfigError where the file is missing, is no ONNX network, or does not take one RGB image."""
         if not path.is_file():
             raise ConfigError(f"recogniser onnx:{path}: expected a file, found none; check the path")
-        import onnxruntime
-
         try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no base class
+            self._network = OnnxNetwork(path)
+        except RuntimeError as error:
             raise ConfigError(f"recogniser onnx:{path} does not load: {str(error).splitlines()[0]}") from error
         self.name = f"onnx:{path.name}"
-        entry = self._session.get_inputs()[0]
-        self._input, shape = entry.name, list(entry.shape)
-        if len(shape) != 4 or shape[1] != 3:
-            raise ConfigError(f"recogniser onnx:{path}: expected an input (N, 3, H, W), got {shape}")
-        self._px = shape[3] if isinstance(shape[3], int) else 112
-        self._batch = shape[0] if isinstance(shape[0], int) else 32
+        shapes = self._network.shapes
+        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
+            raise ConfigError(f"recogniser onnx:{path}: expected an input (N, 3, H, W), got {shapes}")
+        self._px = shapes[0][3] if shapes[0][3] > 0 else 112
+        self._batch = shapes[0][0] if shapes[0][0] > 0 else 32
 
     def embed(self, faces_N3HW: Faces) -> Vectors:
         """In batches of the size the file declares; a short last one is padded."""
@@ -134,7 +132,7 @@ class Onnx:
         for start in range(0, len(faces_N3HW), self._batch):
             chunk = self._aligned(faces_N3HW[start : start + self._batch])
             padded = np.concatenate([chunk, np.zeros_like(chunk[:1]).repeat(self._batch - len(chunk), 0)])
-            found.append(self._session.run(None, {self._input: padded})[0][: len(chunk)])
+            found.append(self._network(padded)[0][: len(chunk)])
         return _unit(np.concatenate(found).reshape(len(faces_N3HW), -1).astype(np.float32))
 
     def _aligned(self, faces: Faces) -> NDArray[np.float32]:
