@@ -19,7 +19,7 @@ from anonymousnet.data.celeba import ALIGNED
 from anonymousnet.data.content import FIRST_BYTES, is_picture
 from anonymousnet.errors import DataError, MachineError, StorageError
 from anonymousnet.pipelines.samples import Item, Released, check_kept, kind_of, same_suffix
-from anonymousnet.pipelines.source import LISTS, fetch_list
+from anonymousnet.pipelines.source import LISTS, fetch_list, is_list
 from anonymousnet.pipelines.storage import Entry, Fetched, Storage
 from anonymousnet.privacy.ledger import Spend
 from anonymousnet.privacy.randomness import derive
@@ -174,7 +174,7 @@ def survey(place: Storage) -> Survey:
     def counted() -> Iterator[Entry]:
         nonlocal seen
         for entry in place.scan():
-            seen += not (layout == "celeba" and entry.name in LISTS)  # those are read
+            seen += not (layout == "celeba" and is_list(entry.name))  # those are read
             yield entry
 
     for chunk in cut(select(place, counted(), layout)):
@@ -216,7 +216,7 @@ def left_out(place: Storage, layout: str) -> Iterator[tuple[str, str]]:
     """(name, reason) of what a source holds beside its photos and archives: it is not in the release. PRIVATE."""
     for entry in place.scan():
         reason = _reason(place, entry, layout)
-        if reason and not (layout == "celeba" and entry.name in LISTS):
+        if reason and not (layout == "celeba" and is_list(entry.name)):
             yield entry.name, reason
 
 

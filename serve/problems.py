@@ -66,6 +66,7 @@ OF_ERRORS = {
     "ProtectionFailed": "withheld", "UnpaintedFace": "withheld",
     "StageError": "withheld", "BudgetExceeded": "budget", "PrivacyError": "conflict",
     "OverPolicy": "policy", "ConfigError": "bad-parameter", "LedgerError": "unavailable", "WeightsError": "unavailable",
+    "MachineError": "unavailable",
     "DeadlineExceeded": "deadline", "Busy": "busy", "Unavailable": "unavailable",
 }  # fmt: skip
 """Names of exceptions -> kinds. All else that goes wrong with a photo withholds it."""

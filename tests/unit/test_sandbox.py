@@ -22,7 +22,7 @@ from PIL import Image
 from anonymousnet.data import child, decode, images, sandbox
 from anonymousnet.data.images import load_photo
 from anonymousnet.data.sandbox import Bounds, Stopped, ask
-from anonymousnet.errors import ConfigError, ImageTooLarge, ImageTooSlow, TruncatedImage, UnreadableImage
+from anonymousnet.errors import ImageTooLarge, ImageTooSlow, MachineError, TruncatedImage, UnreadableImage
 
 HERE = "tests.unit.test_sandbox"
 WIDE = Bounds(20, 1 << 30)
@@ -192,7 +192,7 @@ def test_many_threads_ask_one_after_the_other() -> None:
 def test_a_machine_that_starts_no_process_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     for command in ("/nowhere/python", "/bin/false"):
         monkeypatch.setattr(sys, "executable", command)
-        with pytest.raises(ConfigError, match="cannot start the process that reads files"):
+        with pytest.raises(MachineError, match="cannot start the process that reads files"):
             load_photo(b"\xff\xd8\xff")
 
 

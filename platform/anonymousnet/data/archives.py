@@ -21,7 +21,7 @@ _TASKS: dict[Kind, str] = {
 
 
 def check_archive(kind: Kind, data: bytes, largest: int = LARGEST) -> None:
-    """Raise DataError unless an archive reads, and holds at most `largest` bytes; ConfigError: no process starts."""
+    """Raise DataError unless an archive reads, and holds at most `largest` bytes; MachineError: no process starts."""
     try:
         sandbox.ask(_TASKS[kind], data, BOUNDS, largest=largest)[1].close()
     except sandbox.Stopped as stopped:

@@ -49,7 +49,7 @@ def load_photo(source: str | Path | bytes | Image.Image | np.ndarray, max_pixels
     animations the first frame is taken, of documents the first page. Files are decoded in a process of its own, whose
     time and memory are bounded (`bounds`). Raises EmptyImage, UnreadableImage, TruncatedImage, ImageTooLarge and
     TooManyScans (both known before any pixel is decoded), ImageTooSlow, StorageError (the file cannot be opened, or is
-    none: a folder, a pipe, a device) or ConfigError (this machine starts no process).
+    none: a folder, a pipe, a device) or MachineError (this machine starts no process).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)

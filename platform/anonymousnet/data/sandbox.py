@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from anonymousnet import errors
 from anonymousnet.data.child import READY, file_of, receive, send
-from anonymousnet.errors import AnonymousNetError, ConfigError
+from anonymousnet.errors import AnonymousNetError, MachineError
 
 IDLE_S = 10.0
 """What uses no CPU for twice so long waits for itself, and would for ever. A busy machine is no photo's fault: what
@@ -62,7 +62,7 @@ def ask(task: str, source: BinaryIO | bytes, bounds: Bounds, **arguments: Any) -
     """Run `task`, "module:function", on a file in the other process: what it answers, and the bytes it made.
 
     The function takes the open file and the arguments, and returns a dict for JSON and buffers. Raises Stopped, what
-    the function raises of `errors`, ConfigError when no process can be started. One task at a time.
+    the function raises of `errors`, MachineError when no process can be started. One task at a time.
     """
     kills = 0
     with _lock:
@@ -99,7 +99,7 @@ class _Process:
                 )  # fmt: skip
         except OSError as error:
             here.close()
-            raise ConfigError(_no_start(str(error))) from error
+            raise MachineError(_no_start(str(error))) from error
         self._socket = here
         try:
             here.settimeout(START_S)
@@ -107,7 +107,7 @@ class _Process:
                 raise EOFError
         except (OSError, EOFError, ValueError) as error:
             self.stop()
-            raise ConfigError(_no_start(f"it ended with status {self.status}")) from error
+            raise MachineError(_no_start(f"it ended with status {self.status}")) from error
 
     def run(
         self, task: str, source: BinaryIO | bytes, bounds: Bounds, arguments: dict[str, Any]
@@ -223,7 +223,7 @@ def _error_of(answer: dict[str, Any]) -> AnonymousNetError:
 
 
 def _as_file(source: BinaryIO | bytes) -> BinaryIO:
-    """An open file of its own from its beginning. Raises ConfigError where this machine has no memory for one."""
+    """An open file of its own from its beginning. Raises MachineError where this machine has no memory for one."""
     try:
         if isinstance(source, bytes):
             return file_of([source])
@@ -231,4 +231,4 @@ def _as_file(source: BinaryIO | bytes) -> BinaryIO:
         file.seek(0)
         return file
     except OSError as error:
-        raise ConfigError(f"cannot hand a file to the process that reads it ({error}); check the memory") from error
+        raise MachineError(f"cannot hand a file to the process that reads it ({error}); check the memory") from error
