@@ -43,7 +43,8 @@ AGREEMENT = 0.3
 OUTDONE = 0.1
 """A turned look that scores as much as an upright one, less this, puts the face's orientation in doubt."""
 SEEN = 0.2
-"""Score from which on something in a release looks like a face."""
+"""Score from which on something in a release looks like a face. Twice what the source was looked at with: else what
+scores just that much is left at one look, and withholds the photo at the other."""
 ALONE = 0.5
 """Score from which on something is a face though the landmark network does not agree."""
 PLAIN = 0.6
@@ -91,7 +92,7 @@ class Finder:
 
         for rgb in views(photo):
             upright, weak = self.detector.above(rgb, self.config.detector_threshold, CANDIDATE)
-            turned = self._proposals(rgb, (1, 2, 3))
+            turned = self._proposals(rgb, (1, 2, 3), CANDIDATE)
             # Faces that leave no doubt first: what lies under their paint needs no look.
             doubtful: list[_Placed] = []
             for seen, placed in zip(upright, self._aligned(rgb, upright, region, face_px), strict=True):
@@ -125,7 +126,7 @@ class Finder:
             if self.config.looks == "fast":
                 found += [seen for seen in self.detector.above(rgb, SEEN)[0] if not painted(seen)]
                 continue
-            for group in _groups(self._proposals(rgb, (0, 1, 2, 3)), painted):
+            for group in _groups(self._proposals(rgb, (0, 1, 2, 3), SEEN), painted):
                 best = self._refined(rgb, group)
                 alike = best is not None and (best.score >= ALONE or (best.agrees and best.score >= SEEN))
                 if best is None or not alike or painted(best.seen):
@@ -138,10 +139,10 @@ class Finder:
         """Raise what the detector's network raises where it does not run."""
         self.detector(np.zeros((64, 64, 3), np.uint8))
 
-    def _proposals(self, rgb: Rgb, quarters: Sequence[int]) -> list[Detection]:
+    def _proposals(self, rgb: Rgb, quarters: Sequence[int], threshold: float) -> list[Detection]:
         if self.config.looks == "fast":
             return []
-        return [*self.proposer.whole(rgb, CANDIDATE, quarters), *self.proposer.tiled(rgb, CANDIDATE)]
+        return [*self.proposer.whole(rgb, threshold, quarters), *self.proposer.tiled(rgb, threshold)]
 
     def _aligned(self, rgb: Rgb, seen: Sequence[Detection], region: Region, face_px: int) -> list[_Placed]:
         """Faces aligned as they were seen, and whether all that looked at them agrees."""
