@@ -126,11 +126,9 @@ class TestTars:
         "/etc/passwd.jpg", "../../0.jpg", "a\udcff\udcfe.jpg", "a\nb.jpg", "x" * 255 + ".jpg", "d/" * 900 + "0.jpg",
     ])  # fmt: skip
     def test_odd_names_are_read_and_never_used(self, name: str) -> None:
-        data = shard((name, picture()))
-        (item,) = unpack("webdataset", data, BulkConfig())
-        packed = pack(
-            "webdataset", data, {item.name: Released(b"new", ".jpg", 1, 1, ())}, {}, BulkConfig(), lambda _: "H"
-        )
+        data, policy = shard((name, picture())), BulkConfig(names="hashed")
+        (item,) = unpack("webdataset", data, policy)
+        packed = pack("webdataset", data, {item.name: Released(b"new", ".jpg", 1, 1, ())}, {}, policy, lambda _: "H")
         assert packed.names == {name: "H.jpg"}
 
     @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ ODD = {
 
 class TestTars:
     def test_pictures_are_known_by_their_bytes(self) -> None:
-        packed = through("webdataset", shard(ODD), (MASK,), members="copy")
+        packed = through("webdataset", shard(ODD), (MASK,), members="copy", names="hashed")
         found = members(packed)
         assert len(packed.names) == 4  # the photo, and three that are no photos by name
         key = packed.names["0.jpg"].split(".")[0]
@@ -123,7 +123,8 @@ class TestTars:
         assert not through("webdataset", both, (), (MASK,)).names
 
     def test_hashed_names_keep_the_photos_suffix_alone(self) -> None:
-        packed = through("webdataset", shard({"x.anna_smith.jpg": FACE, "x.bob.PNG": MASK, "anna.jpg": PHOTOS[2]}))
+        people = {"x.anna_smith.jpg": FACE, "x.bob.PNG": MASK, "anna.jpg": PHOTOS[2]}
+        packed = through("webdataset", shard(people), names="hashed")
         assert sorted(name.split(".", 1)[1] for name in packed.names.values()) == ["2.jpg", "jpg", "jpg"]
         for word in (b"anna", b"smith", b"bob", b"PNG"):
             assert word not in packed.data
