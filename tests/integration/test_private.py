@@ -60,7 +60,7 @@ def test_policies_without_the_guarantee_are_refused_its_words(
     config = Config.load(None, [*small_weights, f"synthesize.strength={strength}"])
     Image.fromarray(faces[0]).save(tmp_path / "one.png")
     anonymize(tmp_path / "one.png", tmp_path / "out", config)
-    for path in (tmp_path / "out").iterdir():
+    for path in filter(Path.is_file, (tmp_path / "out").rglob("*")):
         assert b"epsilon-DP for the pixels" not in path.read_bytes(), path.name
     with pytest.raises(ConfigError, match="synthesize.strength"):
         guarantee(config)

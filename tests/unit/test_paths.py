@@ -163,5 +163,6 @@ def test_without_links_keys_ledgers_and_files_are_made_once(tmp_path: Path) -> N
     said = [process.communicate()[0].decode().split() for process in made]
     assert len({key for key, _ in said}) == 1
     assert sorted(won for _, won in said) == ["False", "False", "True"]
-    assert sorted(path.name for path in folder.iterdir()) == ["key", "ledger", "one"]
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["key", "ledger", "one"]
+    assert not [path for path in folder.iterdir() if path.is_dir() and any(path.iterdir())]
     assert {path.stat().st_mode & 0o777 for path in (folder / "key", folder / "ledger")} == {0o600}
