@@ -36,7 +36,7 @@ from anonymousnet.serve.pace import Pace
 from anonymousnet.serve.problems import Problem
 
 ENVIRONMENT = "ANONYMOUSNET_FRONT"
-"""Where the proxies find the settings, as `told` says them."""
+"""Where the proxies find the settings, as `encode_settings` writes them."""
 PHOTO_ROUTES = ("/v1/anonymize", "/v1/attributes")
 KEY_ROUTES = (*PHOTO_ROUTES, "/v1/budget", "/v1/jobs", "/v1/turing/results")
 """Beginnings of the paths for which a key is needed where there are any."""
@@ -72,7 +72,7 @@ class Settings:
     """For a photo's body."""
 
 
-def told(settings: ServeConfig) -> str:
+def encode_settings(settings: ServeConfig) -> str:
     """The settings, for the environment of the proxies."""
     keys = None if settings.keys is None else str(settings.keys)
     return json.dumps(asdict(Settings(keys, settings.max_bytes, settings.deadline_s)))

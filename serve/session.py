@@ -45,9 +45,9 @@ class Service(NamedTuple):
 
 def processes(config: Config) -> dict[str, str]:
     """Environment of the service's processes, with the settings that stand before everything."""
-    from anonymousnet.serve.front import ENVIRONMENT, told
+    from anonymousnet.serve.front import ENVIRONMENT, encode_settings
 
-    return {**PROCESSES, ENVIRONMENT: told(config.serve)}
+    return {**PROCESSES, ENVIRONMENT: encode_settings(config.serve)}
 
 
 @contextmanager

@@ -43,7 +43,7 @@ DEADLINE_S = 120.0
 Attack = Callable[[int], Coroutine[Any, Any, str]]
 
 
-class Seen(NamedTuple):
+class Measurement(NamedTuple):
     """A service's memory and a customer's time."""
 
     mb: float
@@ -77,11 +77,11 @@ def main() -> int:
 
 def row(attack: Attack, port: int, customer: httpx.Client, photo: bytes) -> bool:
     """One attack beside the same customer before it; whether it cost no more than it may."""
-    before = seen(customer, photo, lambda: False)
+    before = measure(customer, photo, lambda: False)
     said = multiprocessing.get_context("spawn").SimpleQueue()
     stranger = multiprocessing.get_context("spawn").Process(target=_attack, args=(attack, port, said), daemon=True)
     stranger.start()
-    during = seen(customer, photo, stranger.is_alive)
+    during = measure(customer, photo, stranger.is_alive)
     stranger.join(60)
     more, times = during.mb - before.mb, during.median_s / before.median_s
     right = more <= MOST_MB and times <= MOST_TIMES
@@ -91,13 +91,13 @@ def row(attack: Attack, port: int, customer: httpx.Client, photo: bytes) -> bool
     return right
 
 
-def seen(customer: httpx.Client, photo: bytes, still: Callable[[], bool]) -> Seen:
+def measure(customer: httpx.Client, photo: bytes, still: Callable[[], bool]) -> Measurement:
     """The customer's times, and the most memory meanwhile."""
     times, most = list[float](), 0.0
     while len(times) < ASKED or still():
         times.append(ask(customer, photo))
         most = max(most, memory_mb())
-    return Seen(most, statistics.median(times), max(times))
+    return Measurement(most, statistics.median(times), max(times))
 
 
 def ask(customer: httpx.Client, photo: bytes) -> float:
@@ -158,7 +158,7 @@ async def bodies(port: int) -> str:
             writer.transport.abort()
 
     await asyncio.gather(*(one(number) for number in range(300)))
-    return f"{sent / 300e6:.1f} MB of each taken, {told(heard)}"
+    return f"{sent / 300e6:.1f} MB of each taken, {summarize(heard)}"
 
 
 async def half_sent(port: int) -> str:
@@ -201,7 +201,7 @@ async def held(port: int, count: int, parts: Callable[[int], list[bytes]], secon
         writer.transport.abort()
 
     await asyncio.gather(*(one(number) for number in range(count)))
-    return told(heard)
+    return summarize(heard)
 
 
 async def listen(reader: asyncio.StreamReader, heard: Counter[str], seconds: float = 5) -> None:
@@ -219,7 +219,7 @@ def head(number: int, how: str) -> bytes:
     return f"POST /v1/anonymize HTTP/1.1\r\nHost: 127.0.0.1\r\n{key}{how}\r\n\r\n".encode()
 
 
-def told(heard: Counter[str]) -> str:
+def summarize(heard: Counter[str]) -> str:
     return ", ".join(f"{count} x {what}" for what, count in heard.most_common())
 
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from anonymousnet.config import Config
 from anonymousnet.errors import ConfigError
 from anonymousnet.serve import front, listener
-from anonymousnet.serve.front import ENVIRONMENT, Front, Settings, middlewares, told
+from anonymousnet.serve.front import ENVIRONMENT, Front, Settings, encode_settings, middlewares
 from anonymousnet.serve.keys import new_key
 from anonymousnet.serve.pace import Pace
 
@@ -61,11 +61,11 @@ class Client:
         self, path: str, parts: tuple[bytes, ...] = (), method: str = "POST", length: int | None = None, **headers: str
     ) -> int:
         """The status of the answer; 0: none."""
-        told = OWN | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = OWN | {name.replace("_", "-"): value for name, value in headers.items()}
         if parts:
-            told["content-length"] = str(sum(map(len, parts)) if length is None else length)
+            sent["content-length"] = str(sum(map(len, parts)) if length is None else length)
         if self.secret:
-            told["authorization"] = f"Bearer {self.secret}"
+            sent["authorization"] = f"Bearer {self.secret}"
         rest, complete = list(parts), length is None or length == sum(map(len, parts))
         status, body = 0, b""
 
@@ -84,7 +84,7 @@ class Client:
             body += message.get("body", b"")
 
         scope = {"type": "http", "method": method, "path": path,
-                 "headers": [(name.encode(), value.encode()) for name, value in told.items()]}  # fmt: skip
+                 "headers": [(name.encode(), value.encode()) for name, value in sent.items()]}  # fmt: skip
         await self.app(scope, receive, send)
         self.answer = json.loads(body) if status >= 400 and body else {}
         return status
@@ -254,7 +254,7 @@ def test_proxies_know_the_settings_or_do_not_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     with pytest.raises(ConfigError, match="ANONYMOUSNET_FRONT: expected the service's settings"):
         middlewares()
-    monkeypatch.setenv(ENVIRONMENT, told(Config.load(None, ["serve.max_bytes=123"]).serve))
+    monkeypatch.setenv(ENVIRONMENT, encode_settings(Config.load(None, ["serve.max_bytes=123"]).serve))
     last = middlewares()[-1]
     assert (last.cls, last.kwargs["settings"]) == (Front, Settings(None, 123, 30.0))
     monkeypatch.setenv(ENVIRONMENT, "{}")

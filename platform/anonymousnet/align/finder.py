@@ -43,8 +43,8 @@ AGREEMENT = 0.3
 OUTDONE = 0.1
 """A turned look that scores as much as an upright one, less this, puts the face's orientation in doubt."""
 SEEN = 0.2
-"""Score from which on something in a release looks like a face. Twice what the source was looked at with: else what
-scores just that much is left at one look, and withholds the photo at the other."""
+"""Score from which on something in a release looks like a face. Twice the source's CANDIDATE: with equal scores, what
+lies just above at one look and just below at the other would withhold the photo."""
 ALONE = 0.5
 """Score from which on something is a face though the landmark network does not agree."""
 PLAIN = 0.6
